@@ -1,0 +1,4 @@
+module github.com/tidegauge/tidegauge
+
+go 1.26.0
+

@@ -1,0 +1,67 @@
+// Package sources holds the seam between the engine and the backends it asks,
+// and the list of the backends there are.
+package sources
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// ErrNoData is the error of a query that its backend answered without a value.
+// No data is not zero: what it means for a metric is decided where the metric is
+// defined, never in a source. Sources wrap it with what was asked.
+var ErrNoData = errors.New("no data")
+
+// Query is one question to one backend. A query is immutable once it is made.
+type Query interface {
+	// Key is equal for two queries of one source exactly when they ask the same,
+	// so that however many metrics ask it, it is asked once.
+	Key() string
+}
+
+// Sample is one measured value.
+type Sample struct {
+	// Labels tell apart the samples of one result. They are shared between
+	// readers and must not be written to.
+	Labels map[string]string
+	// Value is what the backend said, unrounded; it may be NaN or infinite.
+	Value float64
+	// Time is when the value was measured, not when it was asked for. For a value
+	// over a window it is the window's start, if that is how the backend names it.
+	Time time.Time
+	// Window is the time that the value covers; zero for a value of one instant.
+	Window time.Duration
+}
+
+// Result is the answer to one query: samples, or the reason why there are none.
+type Result struct {
+	Samples []Sample
+	// Err is nil exactly when there is at least one sample. It carries the
+	// backend's own words and never a credential. It wraps ErrNoData when the
+	// backend answered and had no value, and a *ThrottledError when the backend
+	// asked for fewer calls.
+	Err error
+}
+
+// ThrottledError says that a backend refused a call because there were too many,
+// so that the engine slows down every query of the source and not just this one.
+type ThrottledError struct {
+	Err error
+}
+
+func (e *ThrottledError) Error() string { return e.Err.Error() }
+
+func (e *ThrottledError) Unwrap() error { return e.Err }
+
+// Source answers queries against one kind of backend (the accounts and regions of
+// CloudWatch, the Prometheus servers). It keeps clients and nothing else: it never
+// caches, retries on a timer or leaves goroutines behind.
+//
+// Fetch returns exactly one Result per query, in order, with as few backend calls
+// as the backend allows. A failing query carries its own error and spoils no
+// other. Fetch returns when ctx is done: queries that were answered by then keep
+// their answers, the others get an error.
+type Source interface {
+	Fetch(ctx context.Context, queries []Query) []Result
+}
