@@ -13,6 +13,11 @@ import (
 // defined, never in a source. Sources wrap it with what was asked.
 var ErrNoData = errors.New("no data")
 
+// ErrRejected is the error of a query that its backend refuses for what it asks,
+// and will refuse again: a malformed expression, a period that does not exist.
+// The engine asks such a query seldom. Sources wrap it with the backend's words.
+var ErrRejected = errors.New("rejected")
+
 // Query is one question to one backend. A query is immutable once it is made.
 type Query interface {
 	// Key is equal for two queries of one source exactly when they ask the same,
@@ -39,8 +44,8 @@ type Result struct {
 	Samples []Sample
 	// Err is nil exactly when there is at least one sample. It carries the
 	// backend's own words and never a credential. It wraps ErrNoData when the
-	// backend answered and had no value, and a *ThrottledError when the backend
-	// asked for fewer calls.
+	// backend answered and had no value, ErrRejected when it refuses the query
+	// itself, and a *ThrottledError when it asked for fewer calls.
 	Err error
 }
 
