@@ -1,0 +1,134 @@
+// Package catalog knows which metrics exist: it watches the objects that define
+// them and the HPAs that use them, keeps a snapshot for lookups, tells the engine
+// what is in demand, and writes status back to the objects.
+package catalog
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"sync/atomic"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tidegauge/tidegauge/pkg/engine"
+)
+
+// Metric is one metric of external.metrics.k8s.io.
+type Metric struct {
+	// Name is the metric's name and the namespace whose HPAs may use it.
+	Name types.NamespacedName
+	// Request is what to ask the engine.
+	Request engine.Request
+	// NoDataIsZero says that somebody asked for no data to mean 0.
+	NoDataIsZero bool
+	// Err is not nil when the definition cannot be asked, and says why.
+	Err error
+}
+
+// snapshot is the set of metrics that existed at one time. It is never changed.
+type snapshot struct {
+	external map[types.NamespacedName]*Metric
+	// users are the names of the HPAs that name a metric, defined or not.
+	users map[types.NamespacedName][]string
+	// askedBy are the metrics that ask a query, by its source and key.
+	askedBy map[query][]types.NamespacedName
+	names   []string
+}
+
+type query struct{ source, key string }
+
+// errNotSynced is why a catalog is not ready before its first snapshot.
+var errNotSynced = errors.New("the ExternalMetrics and HPAs of the cluster are not read yet")
+
+// Catalog serves the current snapshot. The zero Catalog knows nothing and is not
+// ready; a Watcher fills it.
+type Catalog struct {
+	current atomic.Pointer[snapshot]
+}
+
+// External is the metric of that name, or nil. It takes no lock.
+func (c *Catalog) External(name types.NamespacedName) *Metric {
+	return c.load().external[name]
+}
+
+// ExternalNames are the names of all metrics over all namespaces, sorted, each
+// once. The slice must not be written to.
+func (c *Catalog) ExternalNames() []string {
+	return c.load().names
+}
+
+// Users are the names of the HPAs in the metric's namespace that name the metric,
+// sorted. The slice must not be written to.
+func (c *Catalog) Users(metric types.NamespacedName) []string {
+	return c.load().users[metric]
+}
+
+// AskedBy are the metrics that ask the query of that key. The slice must not be
+// written to.
+func (c *Catalog) AskedBy(source, key string) []types.NamespacedName {
+	return c.load().askedBy[query{source, key}]
+}
+
+// Ready is nil once the catalog can say which metrics exist.
+func (c *Catalog) Ready() error {
+	if c.current.Load() == nil {
+		return errNotSynced
+	}
+	return nil
+}
+
+var empty = newSnapshot(nil, nil)
+
+func (c *Catalog) load() *snapshot {
+	if s := c.current.Load(); s != nil {
+		return s
+	}
+	return empty
+}
+
+func newSnapshot(metrics []*Metric, users map[types.NamespacedName][]string) *snapshot {
+	s := &snapshot{
+		external: make(map[types.NamespacedName]*Metric, len(metrics)),
+		askedBy:  make(map[query][]types.NamespacedName, len(metrics)),
+		users:    users,
+	}
+	names := make(map[string]struct{}, len(metrics))
+	for _, m := range metrics {
+		s.external[m.Name] = m
+		names[m.Name.Name] = struct{}{}
+		if m.Err == nil {
+			q := query{m.Request.Source, m.Request.Query.Key()}
+			s.askedBy[q] = append(s.askedBy[q], m.Name)
+		}
+	}
+	s.names = slices.Sorted(maps.Keys(names))
+	return s
+}
+
+// inDemand are the requests of the metrics that HPAs name.
+func (s *snapshot) inDemand() []engine.Request {
+	requests := make([]engine.Request, 0, len(s.users))
+	for name := range s.users {
+		if m := s.external[name]; m != nil && m.Err == nil {
+			requests = append(requests, m.Request)
+		}
+	}
+	return requests
+}
+
+// changedSince are the metrics that are not as they were, the gone ones included.
+func (s *snapshot) changedSince(before *snapshot) []types.NamespacedName {
+	var changed []types.NamespacedName
+	for name, m := range s.external {
+		if before.external[name] != m || !slices.Equal(before.users[name], s.users[name]) {
+			changed = append(changed, name)
+		}
+	}
+	for name := range before.external {
+		if s.external[name] == nil {
+			changed = append(changed, name)
+		}
+	}
+	return changed
+}

@@ -1,0 +1,127 @@
+package catalog
+
+import (
+	"fmt"
+	"time"
+
+	metricsaws "github.com/tidegauge/tidegauge/pkg/apis/metricsaws/v1alpha1"
+	"github.com/tidegauge/tidegauge/pkg/engine"
+	"github.com/tidegauge/tidegauge/pkg/sources/cloudwatch"
+)
+
+// Bounds of the interval that an ExternalMetric gets when it sets none. CloudWatch
+// has a new datapoint of most metrics once a minute, and each asking is billed.
+const (
+	minDefaultInterval = 5 * time.Second
+	maxDefaultInterval = time.Minute
+)
+
+// Defaults are what holds for ExternalMetrics that do not say.
+type Defaults struct {
+	// Source is the name of the source that answers ExternalMetrics.
+	Source string
+	// MaxAge is how long the last good value serves.
+	MaxAge time.Duration
+	// NoDataIsZero says that no datapoint means 0.
+	NoDataIsZero bool
+}
+
+// fromExternalMetric is the metric that the object defines. An object that cannot
+// be asked, such as one stored before the schema knew a rule, gives a metric
+// whose Err says why.
+func fromExternalMetric(object *metricsaws.ExternalMetric, defaults Defaults) *Metric {
+	m := &Metric{Name: nameOf(object)}
+	q, err := cloudwatch.NewQuery(cloudwatch.Spec{
+		Region:  object.Spec.Region,
+		RoleARN: object.Spec.RoleARN,
+		Queries: queriesOf(object.Spec.Queries),
+	})
+	if err != nil {
+		m.Err = fmt.Errorf("spec.%w", err)
+		return m
+	}
+	if m.NoDataIsZero, err = noDataIsZero(object, defaults); err != nil {
+		m.Err = err
+		return m
+	}
+	m.Request = engine.Request{
+		Source:   defaults.Source,
+		Query:    q,
+		Interval: intervalOf(object.Spec),
+		MaxAge:   defaults.MaxAge,
+	}
+	if object.Spec.MaxAge != nil {
+		m.Request.MaxAge = object.Spec.MaxAge.Duration
+	}
+	return m
+}
+
+func noDataIsZero(object *metricsaws.ExternalMetric, defaults Defaults) (bool, error) {
+	policy, where := object.Spec.NoData, "spec.noData"
+	if policy == "" {
+		policy, where = metricsaws.NoDataPolicy(object.Annotations[metricsaws.AnnotationNoData]), "annotation "+metricsaws.AnnotationNoData
+	}
+	switch policy {
+	case "":
+		return defaults.NoDataIsZero, nil
+	case metricsaws.NoDataZero:
+		return true, nil
+	case metricsaws.NoDataError:
+		return false, nil
+	}
+	return false, fmt.Errorf("%s: %q is neither %q nor %q", where, policy, metricsaws.NoDataError, metricsaws.NoDataZero)
+}
+
+func intervalOf(spec metricsaws.ExternalMetricSpec) time.Duration {
+	if spec.Interval != nil {
+		return spec.Interval.Duration
+	}
+	shortest := maxDefaultInterval
+	for _, q := range spec.Queries {
+		period := q.Period
+		if q.MetricStat != nil {
+			period = &q.MetricStat.Period
+		}
+		if period != nil {
+			shortest = min(shortest, time.Duration(*period)*time.Second)
+		}
+	}
+	return max(shortest, minDefaultInterval)
+}
+
+func queriesOf(queries []metricsaws.MetricDataQuery) []cloudwatch.MetricDataQuery {
+	out := make([]cloudwatch.MetricDataQuery, len(queries))
+	for i, q := range queries {
+		out[i] = cloudwatch.MetricDataQuery{
+			ID:         q.ID,
+			Expression: q.Expression,
+			MetricStat: metricStatOf(q.MetricStat),
+			Label:      q.Label,
+			ReturnData: q.ReturnData,
+		}
+		if q.Period != nil {
+			out[i].Period = *q.Period
+		}
+	}
+	return out
+}
+
+func metricStatOf(m *metricsaws.MetricStat) *cloudwatch.MetricStat {
+	if m == nil {
+		return nil
+	}
+	out := &cloudwatch.MetricStat{
+		Metric: cloudwatch.Metric{
+			Namespace:  m.Metric.Namespace,
+			MetricName: m.Metric.MetricName,
+			Dimensions: make([]cloudwatch.Dimension, len(m.Metric.Dimensions)),
+		},
+		Period: m.Period,
+		Stat:   m.Stat,
+		Unit:   m.Unit,
+	}
+	for i, d := range m.Metric.Dimensions {
+		out.Metric.Dimensions[i] = cloudwatch.Dimension(d)
+	}
+	return out
+}

@@ -1,0 +1,254 @@
+package catalog
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
+
+	metricsaws "github.com/tidegauge/tidegauge/pkg/apis/metricsaws/v1alpha1"
+	"github.com/tidegauge/tidegauge/pkg/engine"
+)
+
+const (
+	// LeaseName is the Lease whose holder writes status and Events.
+	LeaseName = "tidegauge"
+	// reporterName is who the Events are from.
+	reporterName = "tidegauge"
+
+	leaseDuration = 15 * time.Second
+	renewDeadline = 10 * time.Second
+	retryPeriod   = 2 * time.Second
+
+	reporters = 4
+	// valueEvery is the least time between two writes of one object that change
+	// nothing but its value, so that values in motion do not load the API server.
+	valueEvery = 10 * time.Second
+	// reviewEvery is how often every object is looked at, for changes that come with
+	// time alone, such as the end of demand.
+	reviewEvery = time.Minute
+)
+
+// StateReader says what is known of queries.
+type StateReader interface {
+	// Peek says what is known of the request's query and leaves its demand as it is.
+	Peek(request engine.Request) (engine.State, bool)
+	// Touch brings the request's query into demand without waiting for the answer.
+	Touch(request engine.Request)
+}
+
+// Reporter writes what is known of each metric to its object's status, and Events
+// when that turns for the worse. Of several replicas the holder of a Lease does it.
+type Reporter struct {
+	catalog *Catalog
+	watcher *Watcher
+	engine  StateReader
+	objects dynamic.NamespaceableResourceInterface
+	kube    kubernetes.Interface
+	lock    resourcelock.Interface
+	turn    atomic.Pointer[turn]
+	leading sync.Mutex // held for the length of a turn
+}
+
+// NewReporter makes a reporter that takes its turn by a Lease in namespace, where
+// identity tells the replicas apart. It is to be told of changes by
+// Watcher.OnChange and the engine's OnChange.
+func NewReporter(w *Watcher, e StateReader, kube kubernetes.Interface, custom dynamic.Interface, namespace, identity string) *Reporter {
+	return &Reporter{
+		catalog: w.catalog,
+		watcher: w,
+		engine:  e,
+		objects: custom.Resource(metricsaws.Resource),
+		kube:    kube,
+		lock: &resourcelock.LeaseLock{
+			LeaseMeta:  metav1.ObjectMeta{Namespace: namespace, Name: LeaseName},
+			Client:     kube.CoordinationV1(),
+			LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
+		},
+	}
+}
+
+// MetricsChanged notes metrics whose definition or users changed.
+func (r *Reporter) MetricsChanged(changed []types.NamespacedName) {
+	// Between turns there is nothing to note: a turn starts with all objects.
+	if t := r.turn.Load(); t != nil {
+		for _, name := range changed {
+			t.queue.Add(name)
+		}
+	}
+}
+
+// QueryChanged notes the metrics that ask a query whose answer changed.
+func (r *Reporter) QueryChanged(source, key string) {
+	r.MetricsChanged(r.catalog.AskedBy(source, key))
+}
+
+// Run takes its turns until ctx is done. Losing the Lease, as when the API server
+// is away for long, ends a turn and not the program.
+func (r *Reporter) Run(ctx context.Context) error {
+	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Lock:            r.lock,
+		LeaseDuration:   leaseDuration,
+		RenewDeadline:   renewDeadline,
+		RetryPeriod:     retryPeriod,
+		ReleaseOnCancel: true,
+		Name:            LeaseName,
+		Callbacks: leaderelection.LeaderCallbacks{
+			OnStartedLeading: r.lead,
+			OnStoppedLeading: func() {},
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("status: %w", err)
+	}
+	for ctx.Err() == nil {
+		elector.Run(ctx)
+	}
+	return nil
+}
+
+// turn is the time in which this replica holds the Lease.
+type turn struct {
+	*Reporter
+	queue    workqueue.TypedRateLimitingInterface[types.NamespacedName]
+	recorder events.EventRecorder
+	written  sync.Map // of types.NamespacedName to the time.Time of the last write
+}
+
+// lead reports until ctx, the turn, is over.
+func (r *Reporter) lead(ctx context.Context) {
+	r.leading.Lock()
+	defer r.leading.Unlock()
+	logger := klog.FromContext(ctx)
+
+	scheme := runtime.NewScheme()
+	utilruntime.Must(metricsaws.AddToScheme(scheme))
+	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: r.kube.EventsV1()})
+	defer broadcaster.Shutdown()
+	if err := broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
+		logger.Error(err, "Events are not written")
+	}
+	t := &turn{
+		Reporter: r,
+		queue:    workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[types.NamespacedName]()),
+		recorder: broadcaster.NewRecorder(scheme, reporterName),
+	}
+	r.turn.Store(t)
+	defer r.turn.Store(nil)
+	context.AfterFunc(ctx, t.queue.ShutDown)
+	logger.Info("Writing status and Events from now on", "lease", r.lock.Describe())
+
+	var workers sync.WaitGroup
+	for range reporters {
+		workers.Go(func() {
+			for t.next(ctx) {
+			}
+		})
+	}
+	wait.UntilWithContext(ctx, t.reviewAll, reviewEvery)
+	workers.Wait()
+}
+
+func (t *turn) reviewAll(context.Context) { t.MetricsChanged(t.watcher.objectNames()) }
+
+// next reports one object, and is false when the turn is over.
+func (t *turn) next(ctx context.Context) bool {
+	name, shutdown := t.queue.Get()
+	if shutdown {
+		return false
+	}
+	defer t.queue.Done(name)
+	err := t.report(ctx, name)
+	switch {
+	case err == nil:
+		t.queue.Forget(name)
+	case ctx.Err() != nil:
+	default:
+		klog.FromContext(ctx).Error(err, "Status not written", "externalMetric", name)
+		t.queue.AddRateLimited(name)
+	}
+	return true
+}
+
+// report brings the object's status up to date.
+func (t *turn) report(ctx context.Context, name types.NamespacedName) error {
+	object, metric := t.watcher.object(name), t.catalog.External(name)
+	if object == nil || metric == nil {
+		t.written.Delete(name)
+		return nil
+	}
+	k := t.know(metric)
+	if metric.Err == nil && !k.known && object.Status.ObservedGeneration != object.Generation {
+		// A new or changed object is asked once even if nobody needs it yet, so that
+		// its status says whether it works. The answer comes back as a change.
+		t.engine.Touch(metric.Request)
+		return nil
+	}
+	status := statusOf(object, k)
+	if equality.Semantic.DeepEqual(object.Status, status) {
+		return nil
+	}
+	if wait := t.holdBack(name, object.Status, status); wait > 0 {
+		t.queue.AddAfter(name, wait)
+		return nil
+	}
+	if err := t.write(ctx, name, status); err != nil {
+		return err
+	}
+	for _, e := range eventsOf(object.Status, status) {
+		t.recorder.Eventf(object, nil, e.kind, e.reason, "ReadMetric", "%s", e.note)
+	}
+	return nil
+}
+
+func (t *turn) know(metric *Metric) knowledge {
+	k := knowledge{metric: metric, users: t.catalog.Users(metric.Name)}
+	if metric.Err == nil {
+		k.state, k.known = t.engine.Peek(metric.Request)
+	}
+	return k
+}
+
+// holdBack is how long to wait before a write that changes only the value.
+func (t *turn) holdBack(name types.NamespacedName, before, after metricsaws.ExternalMetricStatus) time.Duration {
+	before.Value, before.ValueTime = after.Value, after.ValueTime
+	last, ok := t.written.Load(name)
+	if !ok || !equality.Semantic.DeepEqual(before, after) {
+		return 0
+	}
+	return valueEvery - time.Since(last.(time.Time))
+}
+
+// write replaces the status. It is a patch without a resource version, because
+// only the holder of the Lease writes it.
+func (t *turn) write(ctx context.Context, name types.NamespacedName, status metricsaws.ExternalMetricStatus) error {
+	patch, err := json.Marshal([]map[string]any{{"op": "add", "path": "/status", "value": status}})
+	if err != nil {
+		return err
+	}
+	_, err = t.objects.Namespace(name.Namespace).Patch(ctx, name.Name, types.JSONPatchType, patch, metav1.PatchOptions{}, "status")
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err == nil {
+		t.written.Store(name, time.Now())
+	}
+	return err
+}

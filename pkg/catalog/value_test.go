@@ -1,0 +1,157 @@
+package catalog
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/tidegauge/tidegauge/pkg/engine"
+	"github.com/tidegauge/tidegauge/pkg/sources"
+)
+
+func TestQuantity(t *testing.T) {
+	for _, tc := range []struct {
+		value float64
+		want  string
+	}{
+		{0, "0"},
+		{math.Copysign(0, -1), "0"},
+		{95, "95"},
+		{0.9, "900m"},
+		{-7.5, "-7500m"},
+		{-1.5, "-1500m"},
+		{0.001, "1m"},
+		{0.0015, "1500u"},
+		{1e-9, "1n"},
+		{1e-12, "1n"},
+		{1.0 / 3, "333333334n"},
+		{300, "300"},
+		{1e6, "1M"},
+		{9007199254740.992, "9007199254740992m"},
+		{9.1e18, "9100P"},
+		{-9.1e18, "-9100P"},
+		{math.Nextafter(1<<63, 0), "9223372036854774784"},
+		{123456789012.345, "123456789012345m"},
+	} {
+		q, err := quantity(tc.value)
+		if err != nil {
+			t.Errorf("quantity(%v): %v", tc.value, err)
+			continue
+		}
+		if got := q.String(); got != tc.want {
+			t.Errorf("quantity(%v) = %s, want %s", tc.value, got, tc.want)
+		}
+	}
+}
+
+func TestQuantityRefuses(t *testing.T) {
+	for _, v := range []float64{math.NaN(), math.Inf(1), math.Inf(-1), 1 << 63, -(1 << 63), 1e300} {
+		if q, err := quantity(v); !errors.Is(err, ErrNotANumber) {
+			t.Errorf("quantity(%v) = %s, %v; want ErrNotANumber", v, q.String(), err)
+		}
+	}
+}
+
+// FuzzQuantity holds every finite value to what a Quantity can hold: the same
+// number to a billionth, and never another sign.
+func FuzzQuantity(f *testing.F) {
+	for _, v := range []float64{0, 0.9, -7.5, 9.1e18, 1e-9, 123456.789, math.MaxInt32 + 0.5} {
+		f.Add(v)
+	}
+	f.Fuzz(func(t *testing.T, v float64) {
+		q, err := quantity(v)
+		if err != nil {
+			return
+		}
+		got := q.AsApproximateFloat64()
+		if diff := math.Abs(got - v); diff > 1e-9+math.Abs(v)*1e-15 {
+			t.Errorf("quantity(%v) = %s, off by %v", v, q.String(), diff)
+		}
+		if got*v < 0 {
+			t.Errorf("quantity(%v) = %s has another sign", v, q.String())
+		}
+	})
+}
+
+func TestItems(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 0, 0, time.UTC)
+	fetched := at.Add(90 * time.Second)
+	a := map[string]string{"id": "a"}
+	b := map[string]string{"id": "b"}
+	noData := fmt.Errorf("queue jobs: %w", sources.ErrNoData)
+	away := errors.New("cloudwatch is away")
+
+	for _, tc := range []struct {
+		name    string
+		metric  Metric
+		answer  engine.Answer
+		err     error
+		want    []string
+		wantErr string
+	}{
+		{
+			name: "one item a sample, with the sample's own time",
+			answer: engine.Answer{Fetched: fetched, Samples: []sources.Sample{
+				{Labels: a, Value: 0.9, Time: at, Window: time.Minute}, {Labels: b, Value: 2, Time: at},
+			}},
+			want: []string{"map[id:a] 900m 03:04:00 1m0s", "map[id:b] 2 03:04:00 0s"},
+		},
+		{
+			name: "one NaN fails the whole, for a part of the sum is a wrong sum",
+			answer: engine.Answer{Fetched: fetched, Samples: []sources.Sample{
+				{Labels: a, Value: 1, Time: at}, {Labels: b, Value: math.NaN(), Time: at},
+			}},
+			wantErr: "series map[id:b]: not a number that can be served: NaN",
+		},
+		{name: "no data is an error", answer: engine.Answer{Fetched: fetched}, err: noData, wantErr: "no data"},
+		{
+			name:   "no data is zero where somebody wrote it",
+			metric: Metric{NoDataIsZero: true}, answer: engine.Answer{Fetched: fetched}, err: noData,
+			want: []string{"map[] 0 03:05:30 0s"},
+		},
+		{
+			name:   "a backend that is away is never zero",
+			metric: Metric{NoDataIsZero: true}, err: away, wantErr: "cloudwatch is away",
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			items, err := tc.metric.Items(tc.answer, tc.err)
+			if (err != nil) != (tc.wantErr != "") || err != nil && !strings.Contains(err.Error(), tc.wantErr) {
+				t.Fatalf("error %v, want %q", err, tc.wantErr)
+			}
+			var got []string
+			for _, i := range items {
+				got = append(got, fmt.Sprint(i.Labels, " ", i.Value.String(), " ", i.Time.Format(time.TimeOnly), " ", i.Window))
+			}
+			if fmt.Sprint(got) != fmt.Sprint(tc.want) {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+// TestReadable pins down from where on an HPA misreads a number, by the very
+// call that the HPA controller makes.
+func TestReadable(t *testing.T) {
+	for _, tc := range []struct {
+		value float64
+		want  bool
+	}{{9e15, true}, {-9e15, true}, {9.3e15, false}, {-9.3e15, false}, {9.1e18, false}} {
+		q, err := quantity(tc.value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := readable(q); got != tc.want {
+			t.Errorf("readable(%v) = %v", tc.value, got)
+		}
+		asHPA := resource.MustParse(q.String())
+		if exact := float64(asHPA.MilliValue()) == tc.value*1000; exact != tc.want {
+			t.Errorf("an HPA reads %v as %d thousandths", tc.value, asHPA.MilliValue())
+		}
+	}
+}
