@@ -1,28 +1,92 @@
 SHELL := /bin/bash -o pipefail
 BIN := $(CURDIR)/.bin
+# Builds do not depend on where the repository lies, so that caches are shared.
 export GOFLAGS := $(GOFLAGS) -trimpath
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+# The race detector needs a C compiler.
+RACE := $(if $(shell command -v $${CC:-gcc} 2>/dev/null),-race)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ See it
+
+.PHONY: demo
+demo: build kube ## A real HPA takes workers from 0 to 10 and back by queue depth, live
+	@$(BIN)/demo
+
+.PHONY: up
+up: build kube ## Start the cluster, the AWS stand-in and the adapter, and leave them running
+	@$(BIN)/testbed up
+
+.PHONY: down
+down: ## Stop what `make up` started
+	@if [ -x $(BIN)/testbed ]; then $(BIN)/testbed down; else echo "nothing is up"; fi
+
+##@ Develop
+
+.PHONY: build
+build: ## Build the adapter and the test bed's own commands into .bin/
+	@CGO_ENABLED=0 go build -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/adapter ./cmd/adapter
+	@cd test && CGO_ENABLED=0 go build -o $(BIN)/ ./cmd/...
+
+.PHONY: test
+test: build kube ## Run every test, against the real control plane and real AWS clients
+	go test $(RACE) ./...
+	cd test && go test $(RACE) -timeout 20m ./...
+
+.PHONY: lint
+lint: $(BIN)/golangci-lint ## Run the linters over both modules
+	$(BIN)/golangci-lint run ./...
+	cd test && $(BIN)/golangci-lint run --config ../.golangci.yml ./...
+
+.PHONY: generate
+generate: ## Write the generated files anew
+	cd tools && go tool controller-gen object paths=../pkg/apis/... crd output:crd:dir=../deploy/crds
+
+.PHONY: verify
+verify: ## Fail when a generated file is stale
+	@hack=$$(mktemp -d) && trap "rm -rf $$hack" EXIT
+
+.PHONY: vuln
+vuln: ## Look for known vulnerabilities (asks the public database)
+	cd tools && go tool govulncheck -C .. ./...
+
+.PHONY: clean
+clean: down ## Remove what was built
+	rm -rf .bin .local
+
+$(BIN)/golangci-lint: tools/go.mod tools/go.sum
+	cd tools && go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 ##@ Test bed
 
 KUBE_VERSION := $(shell awk '$$2 == "k8s.io/kubernetes" {print $$3} $$1 == "k8s.io/kubernetes" {print $$2}' test/kube/go.mod)
-KUBE_MAJOR_MINOR := $(subst ., ,$(patsubst v%,%,$(KUBE_VERSION)))
+KUBE_NUMBERS := $(subst ., ,$(patsubst v%,%,$(KUBE_VERSION)))
 KUBE_LDFLAGS := -s -w \
 	-X k8s.io/component-base/version.gitVersion=$(KUBE_VERSION) \
-	-X k8s.io/component-base/version.gitMajor=$(word 1,$(KUBE_MAJOR_MINOR)) \
-	-X k8s.io/component-base/version.gitMinor=$(word 2,$(KUBE_MAJOR_MINOR))
+	-X k8s.io/component-base/version.gitMajor=$(word 1,$(KUBE_NUMBERS)) \
+	-X k8s.io/component-base/version.gitMinor=$(word 2,$(KUBE_NUMBERS))
 KUBE := $(addprefix $(BIN)/,kube-apiserver kube-controller-manager kube-scheduler kubectl)
 
 .PHONY: kube
-kube: $(BIN)/etcd $(BIN)/kwok $(KUBE) ## Build the control plane's binaries into .bin/ (20 minutes with a cold cache, once)
+kube: $(BIN)/etcd $(BIN)/kwok $(KUBE) ## Build the control plane into .bin/ (20 minutes with a cold cache, once)
 
 $(KUBE): $(BIN)/%: test/kube/go.mod test/kube/go.sum
 	@echo "building $* $(KUBE_VERSION)"
 	@cd test/kube && CGO_ENABLED=0 go build -ldflags '$(KUBE_LDFLAGS)' -o $@ k8s.io/kubernetes/cmd/$*
+	@touch $@
 
 $(BIN)/etcd: test/kube/etcd/go.mod test/kube/etcd/go.sum
 	@echo "building etcd"
 	@cd test/kube/etcd && CGO_ENABLED=0 go build -ldflags '-s -w' -o $@ go.etcd.io/etcd/server/v3
+	@touch $@
 
 $(BIN)/kwok: test/kube/kwok/go.mod test/kube/kwok/go.sum
 	@echo "building kwok"
 	@cd test/kube/kwok && CGO_ENABLED=0 go build -ldflags '-s -w' -o $@ sigs.k8s.io/kwok/cmd/kwok
+	@touch $@

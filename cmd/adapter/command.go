@@ -1,0 +1,77 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+	cliflag "k8s.io/component-base/cli/flag"
+	"k8s.io/component-base/logs"
+	logsapi "k8s.io/component-base/logs/api/v1"
+)
+
+// version is set by the linker for a release.
+var version string
+
+// newCommand is the command line. Without a subcommand it serves, as the adapters
+// that this one takes over from do, so that their manifests' arguments work.
+func newCommand() *cobra.Command {
+	o := newOptions()
+	run := func(cmd *cobra.Command, _ []string) error {
+		if err := logsapi.ValidateAndApply(o.logging, nil); err != nil {
+			return err
+		}
+		defer logs.FlushLogs()
+		return serve(cmd.Context(), o)
+	}
+	root := &cobra.Command{
+		Use:   "adapter",
+		Short: "The metrics adapter for Kubernetes autoscaling",
+		Long: `Serves external.metrics.k8s.io as an aggregated API server. The metrics are the
+ExternalMetric objects of the cluster; their values come from Amazon CloudWatch.
+
+AWS credentials, region and endpoint come from the SDK's default chain (IRSA, EKS
+Pod Identity, instance metadata, AWS_* variables).`,
+		Version:       buildVersion(),
+		Args:          cobra.NoArgs,
+		RunE:          run,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	o.addFlags(root.Flags())
+	root.Flags().SetNormalizeFunc(cliflag.WordSepNormalizeFunc)
+
+	serve := &cobra.Command{Use: "serve", Short: "Serve the metrics APIs (what adapter does without a command)", Args: cobra.NoArgs, RunE: run}
+	serve.Flags().AddFlagSet(root.Flags())
+	root.AddCommand(serve, versionCommand())
+	return root
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) {
+			fmt.Fprintf(cmd.OutOrStdout(), "tidegauge %s %s %s/%s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		},
+	}
+}
+
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+// oneLine keeps an error that ends the program to the one line that log
+// collectors and `kubectl get pods` show.
+func oneLine(err error) string {
+	return strings.Join(strings.Fields(err.Error()), " ")
+}

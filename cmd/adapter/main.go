@@ -1,0 +1,19 @@
+// Command adapter serves external.metrics.k8s.io to HorizontalPodAutoscalers,
+// with values from Amazon CloudWatch.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	genericapiserver "k8s.io/apiserver/pkg/server"
+)
+
+func main() {
+	// The first SIGTERM or SIGINT ends the context, a second one the process.
+	ctx := genericapiserver.SetupSignalContext()
+	if err := newCommand().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "adapter:", oneLine(err))
+		os.Exit(1)
+	}
+}
