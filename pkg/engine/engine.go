@@ -1,0 +1,236 @@
+// Package engine decides when to fetch what, once for all sources: demand,
+// batching in time, refresh-ahead, staleness and backoff.
+//
+// Reads come from memory. Each source has a feed, a scheduler of its own that
+// refreshes the source's queries while they are in demand: named by an HPA (Pin) or
+// read lately (Read). Only the first read of a query that nobody announced waits
+// for a backend.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tidegauge/tidegauge/pkg/sources"
+)
+
+// Request says what a reader wants to know and how old the answer may be. Two
+// requests with one source and equal query keys are one query to the backend.
+type Request struct {
+	// Source is the name of the source in Options.Sources.
+	Source string
+	// Query is what to ask.
+	Query sources.Query
+	// Interval is how often the query is asked while it is in demand; less than a
+	// second means a second. Of several requests for one query the shortest counts,
+	// until for a whole Options.DemandFor nobody asked for it.
+	Interval time.Duration
+	// MaxAge is how long after it was fetched the last good answer still serves
+	// while the backend cannot be asked. It leaves room for an Interval and the
+	// time that a fetch takes.
+	MaxAge time.Duration
+}
+
+// Answer is what a backend said, and when it said it.
+type Answer struct {
+	// Samples are empty exactly when the backend answered without a value.
+	Samples []sources.Sample
+	// Fetched is when the backend answered.
+	Fetched time.Time
+}
+
+// State is what the engine knows of a query without asking anybody.
+type State struct {
+	// Answer is the last one that the backend gave; zero if it gave none.
+	Answer Answer
+	// ReadErr is why a read from memory gives no samples now: it wraps
+	// sources.ErrNoData, or is an *UnavailableError. It is nil while Answer serves.
+	ReadErr error
+	// Err is why the latest fetch failed, while the one before may still serve; nil
+	// if the backend answered.
+	Err error
+	// Since is when the fetches began to fail; zero if Err is nil.
+	Since time.Time
+	// InDemand says whether the query is being refreshed.
+	InDemand bool
+	// Due is when the query is asked next if it is in demand. It is in the past
+	// while the query is being asked.
+	Due time.Time
+}
+
+// UnavailableError is the error of a read for which there is no answer that is
+// young enough. It never wraps sources.ErrNoData.
+type UnavailableError struct {
+	// Source is the name of the source that gives no answer.
+	Source string
+	// Since is when that began.
+	Since time.Time
+	// LastAnswer is when the source last answered; zero if it did not.
+	LastAnswer time.Time
+	// Err is the reason, in the backend's own words if it said anything.
+	Err error
+}
+
+func (e *UnavailableError) Error() string {
+	last := "no earlier answer"
+	if !e.LastAnswer.IsZero() {
+		last = "last answer at " + timestamp(e.LastAnswer)
+	}
+	return fmt.Sprintf("source %s has failed since %s (%s): %v", e.Source, timestamp(e.Since), last, e.Err)
+}
+
+func (e *UnavailableError) Unwrap() error { return e.Err }
+
+func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// Options are what New needs. All but Sources may be left zero.
+type Options struct {
+	// Sources are the backends to ask, by name.
+	Sources map[string]sources.Source
+	// FetchTimeout is how long one Fetch of a source may take; 10s by default.
+	FetchTimeout time.Duration
+	// DemandFor is how long after a read, to the second, a query stays in demand; 5m by default.
+	DemandFor time.Duration
+	// Backoff says when queries that failed are asked again.
+	Backoff Backoff
+	// OnChange is called when what is known of a query has changed: its first
+	// answer, an answer with other samples than the one before, failures that begin,
+	// end or change their text, and an answer that grew too old to serve. It is
+	// called without locks, from several goroutines at once, and must not block: the
+	// source's next fetches and the end of Run wait for it.
+	OnChange func(source, key string)
+}
+
+// Backoff bounds the time until a query that failed is asked again. It starts at
+// First, or at the query's interval if that is shorter, doubles with each failure
+// and ends at one of the limits, or at the query's interval if that is longer.
+// Up to a quarter is taken off at random, and the time ends on a whole second of the
+// source, so that queries which fail one by one come to share calls.
+type Backoff struct {
+	// First is the time after the first failure; 2s by default.
+	First time.Duration
+	// Max is the limit for failures in general; 30s by default. It also ends the
+	// pauses of a source that throttles, which start at 1s.
+	Max time.Duration
+	// Rejected is the limit for errors that wrap sources.ErrRejected; 5m by default.
+	Rejected time.Duration
+}
+
+func (o Options) withDefaults() Options {
+	for _, d := range []struct {
+		value *time.Duration
+		unset time.Duration
+	}{
+		{&o.FetchTimeout, 10 * time.Second},
+		{&o.DemandFor, 5 * time.Minute},
+		{&o.Backoff.First, 2 * time.Second},
+		{&o.Backoff.Max, 30 * time.Second},
+		{&o.Backoff.Rejected, 5 * time.Minute},
+	} {
+		if *d.value <= 0 {
+			*d.value = d.unset
+		}
+	}
+	if o.OnChange == nil {
+		o.OnChange = func(string, string) {}
+	}
+	return o
+}
+
+// Engine answers requests from memory, and keeps the memory fresh while it runs.
+type Engine struct {
+	feeds   map[string]*feed
+	metrics *metrics
+	running atomic.Bool
+}
+
+// New makes an engine over the sources of opts. It asks nothing before Run.
+func New(opts Options) *Engine {
+	opts = opts.withDefaults()
+	e := &Engine{feeds: make(map[string]*feed, len(opts.Sources)), metrics: newMetrics()}
+	names := slices.Sorted(maps.Keys(opts.Sources))
+	for i, name := range names {
+		// Sources with equal intervals fire at different parts of the second.
+		phase := time.Duration(i) * time.Second / time.Duration(len(names))
+		e.feeds[name] = newFeed(name, phase, opts, e.metrics)
+	}
+	return e
+}
+
+// Run refreshes what is in demand until ctx is done, and returns when the fetches
+// that it had under way are over. The logger comes from ctx. Run may be called again
+// after it returned; what was learned before still counts.
+func (e *Engine) Run(ctx context.Context) error {
+	if !e.running.CompareAndSwap(false, true) {
+		return errors.New("the engine runs already")
+	}
+	defer e.running.Store(false)
+	var feeds sync.WaitGroup
+	for _, f := range e.feeds {
+		feeds.Go(func() { f.run(ctx) })
+	}
+	<-ctx.Done()
+	feeds.Wait()
+	return nil
+}
+
+// Read answers req from memory, and keeps its query in demand. It waits for the
+// backend only if the query was neither answered nor failed since it came into
+// demand, and no longer than ctx; the fetch goes on for others when ctx is done.
+//
+// The error wraps sources.ErrNoData if the backend answered without a value (the
+// Answer then says when), is an *UnavailableError if the backend failed and there is
+// no answer younger than req.MaxAge, and wraps ctx's error if the wait was cut short.
+func (e *Engine) Read(ctx context.Context, req Request) (Answer, error) {
+	f, ok := e.feeds[req.Source]
+	if !ok {
+		return Answer{}, fmt.Errorf("unknown source %q", req.Source)
+	}
+	return f.read(ctx, req)
+}
+
+// Pin replaces the set of requests that are in demand whether or not they are read.
+// Requests of unknown sources are left out; reading them says so.
+func (e *Engine) Pin(requests []Request) {
+	pins := make(map[string]map[string]pin, len(e.feeds))
+	for name := range e.feeds {
+		pins[name] = map[string]pin{}
+	}
+	for _, req := range requests {
+		ofSource, ok := pins[req.Source]
+		if !ok {
+			continue
+		}
+		key, t := req.Query.Key(), termsOf(req)
+		if other, ok := ofSource[key]; ok {
+			t = t.and(other.terms)
+		}
+		ofSource[key] = pin{req.Query, t}
+	}
+	for name, f := range e.feeds {
+		f.pin(pins[name])
+	}
+}
+
+// Touch brings req's query into demand as a read does, and does not wait for it.
+func (e *Engine) Touch(req Request) {
+	if f, ok := e.feeds[req.Source]; ok {
+		f.join(req, time.Now())
+	}
+}
+
+// Peek says what is known of req's query, and leaves its demand as it is. It is false
+// if the query was neither answered nor failed, or is forgotten again.
+func (e *Engine) Peek(req Request) (State, bool) {
+	f, ok := e.feeds[req.Source]
+	if !ok {
+		return State{}, false
+	}
+	return f.peek(req)
+}

@@ -1,0 +1,175 @@
+package engine
+
+import (
+	"errors"
+	"maps"
+	"math"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/tidegauge/tidegauge/pkg/sources"
+)
+
+var (
+	errNotRefreshed = errors.New("it was not asked again in time")
+	errNoResult     = errors.New("the source gave neither samples nor an error")
+)
+
+// entry is one query. Readers use the atomic fields without a lock; the others
+// belong to the feed's mutex.
+type entry struct {
+	query sources.Query
+	key   string
+
+	state atomic.Pointer[state]
+	// lastRead is when the entry was last read, as nanoseconds of the feed's epoch.
+	lastRead atomic.Int64
+	// asked are the shortest terms that readers came with since the last review;
+	// nil if there were no readers.
+	asked atomic.Pointer[terms]
+
+	// pinned are the terms of the pins; nil if there is none.
+	pinned *terms
+	// terms are those that count. They are reviewed once per Options.DemandFor.
+	terms    terms
+	reviewed time.Time
+	// failures in a row, throttling not counted: that is no fault of the query.
+	failures int
+	// idle entries are not in demand. They are not asked, and forgotten when due.
+	idle bool
+	// told says that OnChange has heard of the answer's being too old.
+	told bool
+	// due is when to ask, wake when to look: at due, or before it when the answer
+	// grows too old.
+	due, wake time.Time
+	// place in the feed's queue; -1 while the entry is being asked.
+	place int
+}
+
+// terms are the part of a request that may differ between readers of one query.
+type terms struct {
+	interval, maxAge time.Duration
+}
+
+func termsOf(req Request) terms {
+	return terms{interval: max(req.Interval, minInterval), maxAge: req.MaxAge}
+}
+
+func (t terms) and(o terms) terms {
+	return terms{interval: min(t.interval, o.interval), maxAge: min(t.maxAge, o.maxAge)}
+}
+
+// within says whether t asks for nothing shorter than o.
+func (t terms) within(o terms) bool {
+	return t.interval >= o.interval && t.maxAge >= o.maxAge
+}
+
+// shorten takes t into the terms that readers asked for.
+func (e *entry) shorten(t terms) {
+	if a := e.asked.Load(); a != nil {
+		t = t.and(*a)
+	}
+	e.asked.Store(&t)
+}
+
+// review lets go of terms that nobody asked for since the last review.
+func (e *entry) review(now time.Time) {
+	e.reviewed = now
+	asked := e.asked.Swap(nil)
+	switch {
+	case asked != nil && e.pinned != nil:
+		e.terms = asked.and(*e.pinned)
+	case asked != nil:
+		e.terms = *asked
+	case e.pinned != nil:
+		e.terms = *e.pinned
+	}
+}
+
+// tooOld is when to tell that the answer is too old to serve; zero if there is
+// nothing to tell. The feed looks at its queue up to gather early, which is added
+// here so that nobody hears of it before it is so.
+func (e *entry) tooOld() time.Time {
+	fetched := e.state.Load().answer.Fetched
+	if e.idle || e.told || fetched.IsZero() {
+		return time.Time{}
+	}
+	return fetched.Add(e.terms.maxAge + gather + 1)
+}
+
+// state is what the backend last said to a query. It is never changed.
+type state struct {
+	// answer is the last one, failures since then left aside.
+	answer Answer
+	// noData are the backend's words if the answer has no samples.
+	noData error
+	// err is why the latest fetch failed, since when fetches do; zero if it did not.
+	err   error
+	since time.Time
+	// pending is not nil if the query was not fetched since it came into demand. It is
+	// closed when it was.
+	pending chan struct{}
+}
+
+// after is the state that follows s when the backend has given r.
+func (s *state) after(r sources.Result, now time.Time) *state {
+	switch {
+	case r.Err == nil && len(r.Samples) > 0:
+		return &state{answer: Answer{Samples: r.Samples, Fetched: now}}
+	case errors.Is(r.Err, sources.ErrNoData):
+		return &state{answer: Answer{Fetched: now}, noData: r.Err}
+	}
+	next := &state{answer: s.answer, noData: s.noData, err: r.Err, since: s.since}
+	if r.Err == nil {
+		next.err = errNoResult
+	}
+	if s.err == nil {
+		next.since = now
+	}
+	return next
+}
+
+// known says whether the backend was ever heard of.
+func (s *state) known() bool { return !s.answer.Fetched.IsZero() || s.err != nil }
+
+// serves says whether the answer is young enough.
+func (s *state) serves(now time.Time, maxAge time.Duration) bool {
+	return !s.answer.Fetched.IsZero() && now.Sub(s.answer.Fetched) <= maxAge
+}
+
+// read is what a reader gets from s.
+func (s *state) read(source string, maxAge time.Duration, now time.Time) (Answer, error) {
+	if !s.serves(now, maxAge) {
+		return Answer{}, s.unavailable(source)
+	}
+	return s.answer, s.noData
+}
+
+func (s *state) unavailable(source string) error {
+	e := &UnavailableError{Source: source, Since: s.since, LastAnswer: s.answer.Fetched, Err: s.err}
+	if e.Err == nil {
+		e.Since, e.Err = e.LastAnswer, errNotRefreshed
+	}
+	return e
+}
+
+// differs says whether what s says is other than what o says.
+func (s *state) differs(o *state) bool {
+	return s.answer.Fetched.IsZero() != o.answer.Fetched.IsZero() ||
+		text(s.err) != text(o.err) || text(s.noData) != text(o.noData) ||
+		!slices.EqualFunc(s.answer.Samples, o.answer.Samples, sameSample)
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func sameSample(a, b sources.Sample) bool {
+	// By bits, because a NaN that stays a NaN is no change.
+	return math.Float64bits(a.Value) == math.Float64bits(b.Value) &&
+		a.Time.Equal(b.Time) && a.Window == b.Window && maps.Equal(a.Labels, b.Labels)
+}

@@ -1,0 +1,264 @@
+package engine
+
+import (
+	"container/heap"
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/tidegauge/tidegauge/pkg/sources"
+)
+
+const (
+	// gather is how long a cold query waits for others to share its Fetch with.
+	// Queries that are due within this time of each other are fetched together.
+	gather = 5 * time.Millisecond
+	// maxInFlight is how many Fetches of a source may be under way. Queries that fall
+	// due beyond it gather, and share the next one.
+	maxInFlight = 16
+	// markEvery is how exactly the time of the last read is kept, so that readers of
+	// one query do not all write to it.
+	markEvery = time.Second
+	// minInterval keeps the queue from spinning over a request without an interval.
+	minInterval = time.Second
+)
+
+// feed keeps the answers of one source and refreshes them.
+type feed struct {
+	name     string
+	source   sources.Source
+	opts     Options
+	metrics  feedMetrics
+	schedule schedule
+	epoch    time.Time
+	kick     chan struct{} // wakes run to look at the queue again
+
+	// entries holds an *entry for each query by its key. Readers load from it without
+	// a lock; it is written under mu.
+	entries sync.Map
+
+	mu       sync.Mutex
+	queue    queue
+	pins     map[string]*entry
+	inFlight int
+	throttle throttle
+}
+
+// pin is a query that is in demand because an HPA names it.
+type pin struct {
+	query sources.Query
+	terms terms
+}
+
+func newFeed(name string, phase time.Duration, opts Options, m *metrics) *feed {
+	return &feed{
+		name:     name,
+		source:   opts.Sources[name],
+		opts:     opts,
+		metrics:  m.of(name),
+		schedule: schedule{phase: phase, backoff: opts.Backoff},
+		epoch:    time.Now(),
+		kick:     make(chan struct{}, 1),
+		pins:     map[string]*entry{},
+	}
+}
+
+// read is the hot path: what it does for a known query takes no lock and allocates
+// nothing.
+func (f *feed) read(ctx context.Context, req Request) (Answer, error) {
+	e := f.lookup(req.Query.Key())
+	if e == nil {
+		return f.await(ctx, req)
+	}
+	s := e.state.Load()
+	if s.pending != nil {
+		return f.await(ctx, req)
+	}
+	now := time.Now()
+	f.mark(e, req, now)
+	answer, err := s.read(f.name, req.MaxAge, now)
+	f.metrics.read(s, err)
+	return answer, err
+}
+
+func (f *feed) lookup(key string) *entry {
+	v, _ := f.entries.Load(key)
+	e, _ := v.(*entry)
+	return e
+}
+
+// mark keeps e in demand.
+func (f *feed) mark(e *entry, req Request, now time.Time) {
+	if at := f.sinceEpoch(now); at-e.lastRead.Load() >= int64(markEvery) {
+		e.lastRead.Store(at)
+	}
+	if asked := e.asked.Load(); asked == nil || !termsOf(req).within(*asked) {
+		f.join(req, now)
+	}
+}
+
+// sinceEpoch counts by the monotonic clock, so that a step of the wall clock ends no demand.
+func (f *feed) sinceEpoch(now time.Time) int64 { return int64(now.Sub(f.epoch)) }
+
+// await reads a query that has to be fetched first.
+func (f *feed) await(ctx context.Context, req Request) (Answer, error) {
+	e := f.join(req, time.Now())
+	s := e.state.Load()
+	if s.pending != nil {
+		select {
+		case <-s.pending:
+			s = e.state.Load()
+		case <-ctx.Done():
+			f.metrics.abandoned.Inc()
+			return Answer{}, f.cutShort(context.Cause(ctx))
+		}
+	}
+	answer, err := s.read(f.name, req.MaxAge, time.Now())
+	f.metrics.waited(err)
+	return answer, err
+}
+
+func (f *feed) cutShort(cause error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if t := f.throttle; t.until.After(time.Now()) {
+		return fmt.Errorf("source %s: the first fetch waits until %s (%w): %w", f.name, timestamp(t.until), t.err, cause)
+	}
+	return fmt.Errorf("source %s: the first fetch is still under way: %w", f.name, cause)
+}
+
+// join brings req's query into demand with req's terms.
+func (f *feed) join(req Request, now time.Time) *entry {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e, t := f.entry(req.Query), termsOf(req)
+	e.lastRead.Store(f.sinceEpoch(now))
+	e.shorten(t)
+	switch {
+	case e.idle:
+		f.revive(e, t, now)
+	case !t.within(e.terms):
+		e.terms = e.terms.and(t)
+		f.hasten(e, now)
+	}
+	return e
+}
+
+// pin replaces what is pinned.
+func (f *feed) pin(pins map[string]pin) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for key, e := range f.pins {
+		if _, ok := pins[key]; !ok {
+			e.pinned = nil
+			delete(f.pins, key)
+		}
+	}
+	now := time.Now()
+	for key, p := range pins {
+		e := f.entry(p.query)
+		same := e.pinned != nil && *e.pinned == p.terms
+		e.pinned = &p.terms
+		f.pins[key] = e
+		switch {
+		case e.idle:
+			f.revive(e, p.terms, now)
+		case !same:
+			// A changed definition counts at once; readers that need shorter terms say
+			// so with their next read.
+			e.asked.Store(nil)
+			e.terms = p.terms
+			f.hasten(e, now)
+		}
+	}
+}
+
+func (f *feed) peek(req Request) (State, bool) {
+	e := f.lookup(req.Query.Key())
+	if e == nil {
+		return State{}, false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, now := e.state.Load(), time.Now()
+	if !s.known() {
+		return State{}, false
+	}
+	_, err := s.read(f.name, req.MaxAge, now)
+	st := State{Answer: s.answer, ReadErr: err, Err: s.err, Since: s.since, InDemand: f.inDemand(e, now)}
+	if st.InDemand {
+		st.Due = e.due
+	}
+	return st, true
+}
+
+// entry is the entry of q, which is idle if it is new.
+func (f *feed) entry(q sources.Query) *entry {
+	key := q.Key()
+	if e := f.lookup(key); e != nil {
+		return e
+	}
+	e := &entry{query: q, key: key, idle: true, place: -1}
+	e.state.Store(&state{pending: make(chan struct{})})
+	e.lastRead.Store(int64(-f.opts.DemandFor) - 1) // never
+	f.entries.Store(key, e)
+	return e
+}
+
+// revive puts an idle entry into the queue for the next batch.
+func (f *feed) revive(e *entry, t terms, now time.Time) {
+	e.idle, e.terms, e.reviewed = false, t, now
+	f.enqueue(e, now.Add(gather))
+}
+
+// rest takes e out of demand. It is kept as long again, so that its last answer can
+// still be seen; but a reader who comes back waits for a new one.
+func (f *feed) rest(e *entry, now time.Time) {
+	s := *e.state.Load()
+	s.pending = make(chan struct{})
+	e.state.Store(&s)
+	e.asked.Store(nil)
+	e.idle, e.failures, e.told = true, 0, false
+	f.enqueue(e, now.Add(f.opts.DemandFor))
+}
+
+func (f *feed) inDemand(e *entry, now time.Time) bool {
+	return !e.idle && (e.pinned != nil || f.sinceEpoch(now)-e.lastRead.Load() <= int64(f.opts.DemandFor))
+}
+
+// hasten makes terms that have become shorter count at once, except for a query
+// that is being asked or backs off.
+func (f *feed) hasten(e *entry, now time.Time) {
+	if e.place < 0 {
+		return
+	}
+	due := e.due
+	if next := f.schedule.refresh(now, e.terms.interval); e.failures == 0 && next.Before(due) {
+		due = next
+	}
+	f.enqueue(e, due)
+}
+
+// enqueue sets when e is due, whether or not it is queued.
+func (f *feed) enqueue(e *entry, due time.Time) {
+	e.due, e.wake = due, due
+	if at := e.tooOld(); !at.IsZero() && at.Before(due) {
+		e.wake = at
+	}
+	if e.place < 0 {
+		heap.Push(&f.queue, e)
+	} else {
+		heap.Fix(&f.queue, e.place)
+	}
+	if e.place == 0 {
+		f.lookAgain()
+	}
+}
+
+func (f *feed) lookAgain() {
+	select {
+	case f.kick <- struct{}{}:
+	default: // it will look anyway
+	}
+}

@@ -1,0 +1,137 @@
+package engine
+
+import (
+	"container/heap"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/tidegauge/tidegauge/pkg/sources"
+)
+
+const (
+	// retryGrid is what retries are aligned to.
+	retryGrid = time.Second
+	// firstPause is how long a source rests that throttles for the first time.
+	firstPause = time.Second
+)
+
+// schedule says when a source's queries are due.
+type schedule struct {
+	phase   time.Duration
+	backoff Backoff
+}
+
+// refresh is when a query that was answered is due after t: at the next multiple of
+// its interval, so that queries with equal intervals share a Fetch.
+func (s schedule) refresh(t time.Time, interval time.Duration) time.Time {
+	return align(t, interval, s.phase)
+}
+
+// retry is when a query is due that has failed for the n-th time in a row, with err.
+func (s schedule) retry(t time.Time, interval time.Duration, n int, err error, j jitter) time.Time {
+	limit := s.backoff.Max
+	if errors.Is(err, sources.ErrRejected) {
+		limit = s.backoff.Rejected
+	}
+	wait := grow(min(s.backoff.First, interval), max(limit, interval), n)
+	return align(t.Add(j.of(wait)), retryGrid, s.phase)
+}
+
+// align is the first time after t that is a multiple of the interval on the wall
+// clock, plus the phase. It keeps t's monotonic reading, so that a step of the wall
+// clock delays nothing.
+func align(t time.Time, interval, phase time.Duration) time.Time {
+	past := time.Duration(t.UnixNano()-int64(phase)) % interval
+	return t.Add(interval - past)
+}
+
+// grow doubles first n-1 times, up to the limit.
+func grow(first, limit time.Duration, n int) time.Duration {
+	d := first
+	for range n - 1 {
+		if d >= limit {
+			break
+		}
+		d *= 2
+	}
+	return min(d, limit)
+}
+
+// jitter is the share of a wait that is kept.
+type jitter float64
+
+func newJitter() jitter {
+	return jitter(1 - rand.Float64()/4) //nolint:gosec // Nobody gains by guessing it.
+}
+
+func (j jitter) of(d time.Duration) time.Duration { return time.Duration(float64(d) * float64(j)) }
+
+// throttle is the pause of a source that asks for fewer calls.
+type throttle struct {
+	until time.Time
+	// count is how many pauses there were since the source last answered freely.
+	count int
+	err   error
+}
+
+// heed starts a pause if a result asks for it. Fetches that were under way when a
+// pause started do not make it longer.
+func (t *throttle) heed(results []sources.Result, limit time.Duration, now time.Time) {
+	if now.Before(t.until) {
+		return
+	}
+	answered := false
+	for _, r := range results {
+		if isThrottling(r.Err) {
+			t.count++
+			t.err = r.Err
+			t.until = now.Add(newJitter().of(grow(firstPause, limit, t.count)))
+			return
+		}
+		answered = answered || r.Err == nil || errors.Is(r.Err, sources.ErrNoData)
+	}
+	if answered {
+		t.count = 0
+	}
+}
+
+func isThrottling(err error) bool {
+	_, ok := errors.AsType[*sources.ThrottledError](err)
+	return ok
+}
+
+// queue is a heap of entries, the first to wake on top.
+type queue []*entry
+
+var _ heap.Interface = (*queue)(nil)
+
+// Len is for the heap only.
+func (q *queue) Len() int { return len(*q) }
+
+// Less is for the heap only.
+func (q *queue) Less(i, j int) bool { return (*q)[i].wake.Before((*q)[j].wake) }
+
+// Swap is for the heap only.
+func (q *queue) Swap(i, j int) {
+	s := *q
+	s[i], s[j] = s[j], s[i]
+	s[i].place, s[j].place = i, j
+}
+
+// Push is for the heap only.
+func (q *queue) Push(x any) {
+	e, _ := x.(*entry)
+	e.place = len(*q)
+	*q = append(*q, e)
+}
+
+// Pop is for the heap only.
+func (q *queue) Pop() any {
+	last := len(*q) - 1
+	e := (*q)[last]
+	(*q)[last] = nil
+	*q = (*q)[:last]
+	e.place = -1
+	return e
+}

@@ -1,0 +1,37 @@
+package engine
+
+import (
+	"testing"
+	"time"
+)
+
+func TestAlign(t *testing.T) {
+	midnight := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
+	for _, tc := range []struct {
+		name                         string
+		after, interval, phase, want time.Duration
+	}{
+		{"between", 7 * time.Second, 15 * time.Second, 0, 15 * time.Second},
+		{"on the instant", 15 * time.Second, 15 * time.Second, 0, 30 * time.Second},
+		{"before the phase", 15 * time.Second, 15 * time.Second, 300 * time.Millisecond, 15300 * time.Millisecond},
+		{"after the phase", 15400 * time.Millisecond, 15 * time.Second, 300 * time.Millisecond, 30300 * time.Millisecond},
+		{"a minute shares with a quarter of it", 59 * time.Second, time.Minute, 300 * time.Millisecond, 60300 * time.Millisecond},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := align(midnight.Add(tc.after), tc.interval, tc.phase).Sub(midnight); got != tc.want {
+				t.Errorf("align(%v, %v, %v) = %v, want %v", tc.after, tc.interval, tc.phase, got, tc.want)
+			}
+		})
+	}
+}
+
+func TestGrow(t *testing.T) {
+	for _, tc := range []struct {
+		n    int
+		want time.Duration
+	}{{1, 2 * time.Second}, {2, 4 * time.Second}, {4, 16 * time.Second}, {5, 30 * time.Second}, {1 << 30, 30 * time.Second}} {
+		if got := grow(2*time.Second, 30*time.Second, tc.n); got != tc.want {
+			t.Errorf("grow after %d failures = %v, want %v", tc.n, got, tc.want)
+		}
+	}
+}
