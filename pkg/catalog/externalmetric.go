@@ -14,6 +14,8 @@ import (
 const (
 	minDefaultInterval = 5 * time.Second
 	maxDefaultInterval = time.Minute
+	// agesPerInterval is how many intervals an answer lives at least.
+	agesPerInterval = 2
 )
 
 // Defaults are what holds for ExternalMetrics that do not say.
@@ -44,15 +46,8 @@ func fromExternalMetric(object *metricsaws.ExternalMetric, defaults Defaults) *M
 		m.Err = err
 		return m
 	}
-	m.Request = engine.Request{
-		Source:   defaults.Source,
-		Query:    q,
-		Interval: intervalOf(object.Spec),
-		MaxAge:   defaults.MaxAge,
-	}
-	if object.Spec.MaxAge != nil {
-		m.Request.MaxAge = object.Spec.MaxAge.Duration
-	}
+	m.Request = engine.Request{Source: defaults.Source, Query: q}
+	m.Request.Interval, m.Request.MaxAge = timesOf(object.Spec, defaults)
 	return m
 }
 
@@ -72,12 +67,25 @@ func noDataIsZero(object *metricsaws.ExternalMetric, defaults Defaults) (bool, e
 	return false, fmt.Errorf("%s: %q is neither %q nor %q", where, policy, metricsaws.NoDataError, metricsaws.NoDataZero)
 }
 
-func intervalOf(spec metricsaws.ExternalMetricSpec) time.Duration {
-	if spec.Interval != nil {
-		return spec.Interval.Duration
+// timesOf are the interval and the maximum age, of which the one that the object
+// does not set leaves room for the other: an answer must live until the next one
+// is there, even if an asking fails in between.
+func timesOf(spec metricsaws.ExternalMetricSpec, defaults Defaults) (interval, maxAge time.Duration) {
+	interval, maxAge = shortestPeriod(spec.Queries), defaults.MaxAge
+	switch {
+	case spec.Interval != nil && spec.MaxAge != nil:
+		return spec.Interval.Duration, spec.MaxAge.Duration
+	case spec.Interval != nil:
+		return spec.Interval.Duration, max(maxAge, agesPerInterval*spec.Interval.Duration)
+	case spec.MaxAge != nil:
+		maxAge = spec.MaxAge.Duration
 	}
+	return min(interval, maxAge/agesPerInterval), maxAge
+}
+
+func shortestPeriod(queries []metricsaws.MetricDataQuery) time.Duration {
 	shortest := maxDefaultInterval
-	for _, q := range spec.Queries {
+	for _, q := range queries {
 		period := q.Period
 		if q.MetricStat != nil {
 			period = &q.MetricStat.Period
