@@ -101,6 +101,7 @@ func newServer(o *options, metrics *catalog.Catalog, external *provider.External
 		return nil, err
 	}
 	config.GenericConfig.ShutdownDelayDuration = o.shutdownDelay
+	config.GenericConfig.Authentication.Authenticator = credentialed{config.GenericConfig.Authentication.Authenticator}
 	server, err := o.base.Server()
 	if err != nil {
 		return nil, err
