@@ -1,0 +1,61 @@
+package cloudwatch
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"time"
+)
+
+// Config is how the CloudWatch source reaches AWS. Credentials and endpoints are
+// not part of it: they come from the default chain of the AWS SDK, with its
+// environment variables and files
+// (https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html,
+// https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html).
+type Config struct {
+	// Region is the region of the queries that name none. By default it is the
+	// SDK's (AWS_REGION, the shared configuration file), or else the region of the
+	// EC2 instance.
+	Region string `yaml:"region"`
+	// RoleSessionName is what CloudTrail knows the assumed roles' sessions by.
+	RoleSessionName string `yaml:"roleSessionName"`
+	// CallTimeout is how long one GetMetricData call may take with its retry, and
+	// how long one call for credentials may take.
+	CallTimeout time.Duration `yaml:"callTimeout"`
+	// MaxCalls is how many GetMetricData calls may be in flight for one region and
+	// role. An account and region may make 50 in a second
+	// (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/cloudwatch_limits.html).
+	MaxCalls int `yaml:"maxCalls"`
+}
+
+// DefaultConfig is the Config that holds where nothing is said.
+func DefaultConfig() Config {
+	return Config{
+		RoleSessionName: "tidegauge",
+		CallTimeout:     8 * time.Second,
+		MaxCalls:        8,
+	}
+}
+
+// sessionName is STS's rule for RoleSessionName
+// (https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html).
+var sessionName = regexp.MustCompile(`^[\w+=,.@-]{2,64}$`)
+
+// Validate says which field is out of its bounds; the error starts with the
+// field's name.
+func (c Config) Validate() error {
+	if c.Region != "" {
+		if err := checkRegion(c.Region); err != nil {
+			return fmt.Errorf("region: %w", err)
+		}
+	}
+	switch {
+	case !sessionName.MatchString(c.RoleSessionName):
+		return errors.New("roleSessionName: must be 2 to 64 letters, digits or any of _+=,.@-")
+	case c.CallTimeout < time.Second || c.CallTimeout > time.Minute:
+		return fmt.Errorf("callTimeout: %v is not between 1s and 1m", c.CallTimeout)
+	case c.MaxCalls < 1 || c.MaxCalls > 50:
+		return fmt.Errorf("maxCalls: %d is not between 1 and 50", c.MaxCalls)
+	}
+	return nil
+}

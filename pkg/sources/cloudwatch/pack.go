@@ -1,0 +1,254 @@
+package cloudwatch
+
+import (
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudwatch"
+	"github.com/aws/aws-sdk-go-v2/service/cloudwatch/types"
+)
+
+// Limits of one GetMetricData call
+// (https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_GetMetricData.html,
+// https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/cloudwatch_limits.html).
+const (
+	maxQueries    = 500
+	maxDatapoints = 100_800
+	maxInsights   = 1
+	// maxBytes is the limit of 614,400 bytes less what a body has beside its
+	// queries, of which the token of a next page is the most.
+	maxBytes = 614_400 - 16_384
+	// maxDimensions is how many a metric can have.
+	maxDimensions = 30
+	// maxExpression is how many characters an expression can have.
+	maxExpression = 2048
+)
+
+// minLookback is how far back a value is looked for at least. Services publish
+// their metrics up to some minutes late.
+const minLookback = 5 * time.Minute
+
+// window is the time that a call asks for: start is in it, end is not.
+type window struct {
+	start, end time.Time
+}
+
+// window is the time to ask the query for. It is on the grid of the query's
+// periods, which CloudWatch answers fastest, and which lets queries share calls.
+func (q *Query) window(now time.Time) window {
+	seconds := int64(q.period / time.Second)
+	begun := time.Unix(now.Unix()/seconds*seconds, 0).UTC()
+	w := window{start: begun.Add(-q.lookback()), end: begun}
+	if !q.complete {
+		w.end = begun.Add(q.period)
+	}
+	return w
+}
+
+// lookback is a multiple of the period: every period under two minutes is a
+// part of five minutes, and of a longer one there are three.
+func (q *Query) lookback() time.Duration {
+	return max(minLookback, 3*q.period)
+}
+
+// load is how much of a call's limits is taken.
+type load struct {
+	queries, bytes, datapoints, insights int
+}
+
+func (l load) plus(m load) load {
+	return load{l.queries + m.queries, l.bytes + m.bytes, l.datapoints + m.datapoints, l.insights + m.insights}
+}
+
+func (l load) fits() bool {
+	return l.queries <= maxQueries && l.bytes <= maxBytes && l.datapoints <= maxDatapoints && l.insights <= maxInsights
+}
+
+// Upper bounds of what a value takes in the body of a call, encoded as CBOR.
+const (
+	// queryBytes are a query's brackets, names of fields, period and flag.
+	queryBytes = 160
+	// dimensionBytes are a dimension's brackets and names of fields.
+	dimensionBytes = 16
+	// stringBytes is the length that stands before a string.
+	stringBytes = 5
+	// idBytes is the longest id that a shared call gives to a query.
+	idBytes = len(idPrefix) + 3
+)
+
+// measure is the load of the query in a shared call or in one of its own,
+// whichever is more.
+func (q *Query) measure() load {
+	l := load{queries: len(q.spec.Queries)}
+	for i, d := range q.spec.Queries {
+		l.bytes += queryBytes + stringSize(d.ID) + idBytes + stringSize(d.Label)
+		m := d.MetricStat
+		if m == nil {
+			l.bytes += stringBytes + max(len(d.Expression), q.expressions[i].size(q.metrics()))
+			if q.expressions[i].insights {
+				l.insights++
+			}
+			continue
+		}
+		l.datapoints += int((q.lookback() + q.period) / q.periodOf(i))
+		// The metric's name may be written a second time, as the label.
+		l.bytes += stringSize(m.Metric.Namespace) + 2*stringSize(m.Metric.MetricName) + stringSize(m.Stat) + stringSize(m.Unit)
+		for _, d := range m.Metric.Dimensions {
+			l.bytes += dimensionBytes + stringSize(d.Name) + stringSize(d.Value)
+		}
+	}
+	return l
+}
+
+func stringSize(s string) int { return stringBytes + len(s) }
+
+// call is one GetMetricData call: some queries of one region and role, whole.
+type call struct {
+	window  window
+	queries []*Query
+	load    load
+}
+
+// pack puts queries of one region and role into as few calls as it can: each goes
+// into the first call of its window that has room for it.
+func pack(queries []*Query, now time.Time) []*call {
+	var calls []*call
+	open := make(map[window][]*call)
+	for _, q := range queries {
+		w := q.window(now)
+		if !q.alone {
+			fitting := slices.IndexFunc(open[w], func(c *call) bool { return c.load.plus(q.load).fits() })
+			if fitting >= 0 {
+				open[w][fitting].add(q)
+				continue
+			}
+		}
+		c := &call{window: w}
+		c.add(q)
+		calls = append(calls, c)
+		if !q.alone {
+			open[w] = append(open[w], c)
+		}
+	}
+	return calls
+}
+
+func (c *call) add(q *Query) {
+	c.queries = append(c.queries, q)
+	c.load = c.load.plus(q.load)
+}
+
+// halves are two calls that together ask what c asks, of the same window.
+func (c *call) halves() (first, second *call) {
+	first, second = &call{window: c.window}, &call{window: c.window}
+	half := len(c.queries) / 2
+	for _, q := range c.queries[:half] {
+		first.add(q)
+	}
+	for _, q := range c.queries[half:] {
+		second.add(q)
+	}
+	return first, second
+}
+
+// metrics is how many metrics the call requests.
+func (c *call) metrics() int {
+	n := 0
+	for _, q := range c.queries {
+		n += q.metrics()
+	}
+	return n
+}
+
+// idPrefix starts the ids of a shared call. Its like is not in labels.
+const idPrefix = "tg"
+
+var callID = regexp.MustCompile(`\b` + idPrefix + `\d+\b`)
+
+// ids are the ids of the queries in this call, by the index of the sources.Query
+// and of the query in it. One that has the call to itself keeps its own, so that
+// AWS's words about them can be understood; in a shared call all of them are new.
+func (c *call) ids() [][]string {
+	ids := make([][]string, len(c.queries))
+	n := 0
+	for i, q := range c.queries {
+		ids[i] = make([]string, len(q.spec.Queries))
+		for j, d := range q.spec.Queries {
+			if ids[i][j] = d.ID; len(c.queries) > 1 {
+				ids[i][j] = idPrefix + strconv.Itoa(n)
+			}
+			n++
+		}
+	}
+	return ids
+}
+
+// input is the call's request, its queries under the given ids.
+func (c *call) input(ids [][]string) *cloudwatch.GetMetricDataInput {
+	in := &cloudwatch.GetMetricDataInput{
+		StartTime:         aws.Time(c.window.start),
+		EndTime:           aws.Time(c.window.end),
+		ScanBy:            types.ScanByTimestampDescending,
+		MetricDataQueries: make([]types.MetricDataQuery, 0, c.load.queries),
+	}
+	for i, q := range c.queries {
+		for j := range q.spec.Queries {
+			out := q.input(j)
+			out.Id = aws.String(ids[i][j])
+			if out.Expression != nil && len(c.queries) > 1 {
+				out.Expression = aws.String(q.expressions[j].write(ids[i], q.metricIDs(ids[i])))
+			}
+			in.MetricDataQueries = append(in.MetricDataQueries, out)
+		}
+	}
+	return in
+}
+
+// input is the query with that index as AWS takes it.
+func (q *Query) input(i int) types.MetricDataQuery {
+	d := q.spec.Queries[i]
+	out := types.MetricDataQuery{Id: aws.String(d.ID), ReturnData: d.ReturnData}
+	if d.Label != "" {
+		out.Label = aws.String(d.Label)
+	}
+	if d.Period != 0 {
+		out.Period = aws.Int32(d.Period)
+	}
+	if d.MetricStat == nil {
+		out.Expression = aws.String(d.Expression)
+		return out
+	}
+	m := d.MetricStat
+	out.MetricStat = &types.MetricStat{
+		Metric: &types.Metric{Namespace: aws.String(m.Metric.Namespace), MetricName: aws.String(m.Metric.MetricName)},
+		Period: aws.Int32(m.Period),
+		Stat:   aws.String(m.Stat),
+		Unit:   types.StandardUnit(m.Unit),
+	}
+	for _, d := range m.Metric.Dimensions {
+		out.MetricStat.Metric.Dimensions = append(out.MetricStat.Metric.Dimensions, types.Dimension{
+			Name: aws.String(d.Name), Value: aws.String(d.Value),
+		})
+	}
+	// The label that CloudWatch makes up tells apart the metrics of a call, and
+	// must not depend on who shares it. "${" would start a dynamic label.
+	if out.Label == nil && !strings.Contains(m.Metric.MetricName, "${") {
+		out.Label = aws.String(m.Metric.MetricName)
+	}
+	return out
+}
+
+// metricIDs are the ids, out of all of the query's, that METRICS() stands for.
+func (q *Query) metricIDs(ids []string) []string {
+	var metrics []string
+	for i, d := range q.spec.Queries {
+		if d.MetricStat != nil {
+			metrics = append(metrics, ids[i])
+		}
+	}
+	return metrics
+}

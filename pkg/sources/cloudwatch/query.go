@@ -1,0 +1,324 @@
+package cloudwatch
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/tidegauge/tidegauge/pkg/sources"
+)
+
+// Spec is what a Query asks: some metrics and expressions over them, of one
+// region, as one identity.
+type Spec struct {
+	// Region is the AWS region to ask; if empty, the source's own.
+	Region string `json:"region,omitempty"`
+	// RoleARN is the IAM role to assume; if empty, the source's own identity asks.
+	RoleARN string `json:"roleArn,omitempty"`
+	// Queries are asked together. Each of them that is returned gives one sample,
+	// or one for each series if it is an expression that makes several.
+	Queries []MetricDataQuery `json:"queries"`
+}
+
+// MetricDataQuery is a metric, or an expression over the other queries of its
+// Spec. Its fields are those of GetMetricData
+// (https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_MetricDataQuery.html).
+type MetricDataQuery struct {
+	// ID names the query in expressions and in its samples' label "id".
+	ID string `json:"id"`
+	// Expression is metric math or a Metrics Insights query. A query has either
+	// an Expression or a MetricStat.
+	Expression string      `json:"expression,omitempty"`
+	MetricStat *MetricStat `json:"metricStat,omitempty"`
+	// Label is the samples' label "label"; if empty, CloudWatch makes one up.
+	Label string `json:"label,omitempty"`
+	// Period is the length of an expression's datapoints in seconds, for an
+	// expression that has no metric with a period to take it from; 0 if unset.
+	Period int32 `json:"period,omitempty"`
+	// ReturnData is false for a query that only serves expressions; nil is true.
+	ReturnData *bool `json:"returnData,omitempty"`
+}
+
+// MetricStat is a statistic of a metric.
+type MetricStat struct {
+	Metric Metric `json:"metric"`
+	// Period is the length of a datapoint in seconds.
+	Period int32 `json:"period"`
+	// Stat is the statistic, such as Average, Sum or p99.
+	Stat string `json:"stat"`
+	// Unit, if not empty, leaves out datapoints of other units.
+	Unit string `json:"unit,omitempty"`
+}
+
+// Metric names a metric by its namespace, its name and all of its dimensions.
+type Metric struct {
+	Namespace  string      `json:"namespace"`
+	MetricName string      `json:"metricName"`
+	Dimensions []Dimension `json:"dimensions,omitempty"`
+}
+
+// Dimension is a name and a value that tell apart metrics of one name.
+type Dimension struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// Query is a Spec that can be asked. It implements sources.Query.
+type Query struct {
+	spec Spec
+	key  string
+	// expressions are the parsed ones of spec.Queries, by the same index.
+	expressions []expression
+	// period is the longest of the queries' periods: the grid that all of them fit.
+	period time.Duration
+	// complete says that the period in progress must not be read.
+	complete bool
+	// alone says that the query must have a call to itself.
+	alone bool
+	// load is what the query takes of a call's limits.
+	load load
+}
+
+// Key is equal for queries that ask the same. The order of dimensions does not
+// matter to it; the order of the queries does, as it orders what METRICS() sees.
+func (q *Query) Key() string { return q.key }
+
+// NewQuery makes the query that asks the spec. Its error names every field that
+// is not as GetMetricData requires, as far as that can be told without asking.
+func NewQuery(spec Spec) (*Query, error) {
+	spec = canonical(spec)
+	if err := validate(spec); err != nil {
+		return nil, err
+	}
+	q := &Query{spec: spec, expressions: make([]expression, len(spec.Queries))}
+	key, err := json.Marshal(spec)
+	if err != nil {
+		return nil, fmt.Errorf("encode the query's key: %w", err)
+	}
+	sum := sha256.Sum256(key)
+	q.key = hex.EncodeToString(sum[:])
+
+	q.parse()
+	q.load = q.measure()
+	switch {
+	case q.load.insights > 1:
+		return nil, errors.New("queries: only one Metrics Insights query (SELECT …) can be asked in a call")
+	case q.load.bytes > maxBytes:
+		return nil, fmt.Errorf("queries: too large for a call of %d bytes", maxBytes)
+	}
+	return q, nil
+}
+
+// parse reads the expressions, and what the window and the packing need to know.
+func (q *Query) parse() {
+	ids := make(map[string]int, len(q.spec.Queries))
+	for i, d := range q.spec.Queries {
+		ids[d.ID] = i
+	}
+	metrics := q.metrics()
+	var period int32
+	for i, d := range q.spec.Queries {
+		if d.MetricStat != nil {
+			period = max(period, d.MetricStat.Period)
+			q.complete = q.complete || accumulates(d.MetricStat.Stat)
+			continue
+		}
+		e := parseExpression(d.Expression, ids)
+		period = max(period, d.Period, e.period)
+		q.complete = q.complete || e.calls
+		q.alone = q.alone || e.alone || e.allMetrics && metrics == 0 || e.size(metrics) > maxExpression
+		q.expressions[i] = e
+	}
+	if period == 0 {
+		period = 60
+	}
+	q.period = time.Duration(period) * time.Second
+}
+
+// accumulates says that a statistic grows while its period lasts, so that its
+// value for a period in progress is too small: the sums and the counts, plain and
+// trimmed (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/Statistics-definitions.html).
+func accumulates(stat string) bool {
+	stat = strings.ToLower(stat)
+	return stat == "sum" || stat == "samplecount" || strings.HasPrefix(stat, "ts") || strings.HasPrefix(stat, "tc")
+}
+
+// metrics is how many metrics the query requests, which is what AWS bills.
+func (q *Query) metrics() int {
+	n := 0
+	for _, d := range q.spec.Queries {
+		if d.MetricStat != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// returned says that the query with that index has samples.
+func (q *Query) returned(i int) bool {
+	r := q.spec.Queries[i].ReturnData
+	return r == nil || *r
+}
+
+// periodOf is the time that a datapoint of the query with that index covers.
+func (q *Query) periodOf(i int) time.Duration {
+	d := q.spec.Queries[i]
+	switch {
+	case d.MetricStat != nil:
+		return time.Duration(d.MetricStat.Period) * time.Second
+	case d.Period > 0:
+		return time.Duration(d.Period) * time.Second
+	default:
+		return q.period
+	}
+}
+
+// describe names what the query with that index asks, for errors.
+func (q *Query) describe(i int) string {
+	d := q.spec.Queries[i]
+	if d.MetricStat == nil {
+		return fmt.Sprintf("%s (%s)", d.ID, shorten(d.Expression, 200))
+	}
+	m := d.MetricStat.Metric
+	dimensions := make([]string, len(m.Dimensions))
+	for i, d := range m.Dimensions {
+		dimensions[i] = d.Name + "=" + d.Value
+	}
+	return fmt.Sprintf("%s (%s of %s %s {%s} every %v)",
+		d.ID, d.MetricStat.Stat, m.Namespace, m.MetricName, strings.Join(dimensions, ", "), q.periodOf(i))
+}
+
+// canonical is a copy of the spec in which what means the same is the same.
+func canonical(spec Spec) Spec {
+	spec.Queries = slices.Clone(spec.Queries)
+	for i := range spec.Queries {
+		d := &spec.Queries[i]
+		d.ReturnData = new(d.ReturnData == nil || *d.ReturnData)
+		if d.MetricStat == nil {
+			continue
+		}
+		stat := *d.MetricStat
+		stat.Metric.Dimensions = slices.SortedFunc(slices.Values(stat.Metric.Dimensions), func(a, b Dimension) int {
+			return strings.Compare(a.Name, b.Name)
+		})
+		d.MetricStat = &stat
+	}
+	return spec
+}
+
+var (
+	validID     = regexp.MustCompile(`^[a-z][a-zA-Z0-9_]{0,254}$`)
+	validRegion = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)+$`)
+	validRole   = regexp.MustCompile(`^arn:aws[a-z-]*:iam::\d{12}:role/[\x21-\x7e]+$`)
+)
+
+// checkRegion keeps a region from being anything but one label of a host name,
+// because it becomes part of the endpoint that signed requests go to.
+func checkRegion(region string) error {
+	if len(region) > 63 || !validRegion.MatchString(region) {
+		return fmt.Errorf("%q is not the name of an AWS region", region)
+	}
+	return nil
+}
+
+func validate(spec Spec) error {
+	var errs []error
+	if spec.Region != "" {
+		if err := checkRegion(spec.Region); err != nil {
+			errs = append(errs, fmt.Errorf("region: %w", err))
+		}
+	}
+	if spec.RoleARN != "" && !validRole.MatchString(spec.RoleARN) {
+		errs = append(errs, fmt.Errorf("roleArn: %q is not the ARN of an IAM role", spec.RoleARN))
+	}
+	switch n := len(spec.Queries); {
+	case n == 0:
+		errs = append(errs, errors.New("queries: there are none"))
+	case n > maxQueries:
+		errs = append(errs, fmt.Errorf("queries: %d are more than the %d that a call can hold", n, maxQueries))
+	case !slices.ContainsFunc(spec.Queries, func(d MetricDataQuery) bool { return *d.ReturnData }):
+		errs = append(errs, errors.New("queries: returnData is false for every one, so there is nothing to read"))
+	}
+	seen := make(map[string]bool, len(spec.Queries))
+	for i, d := range spec.Queries {
+		if seen[d.ID] {
+			errs = append(errs, fmt.Errorf("queries[%d].id: %q is used twice", i, d.ID))
+		}
+		seen[d.ID] = true
+		for _, err := range d.check() {
+			errs = append(errs, fmt.Errorf("queries[%d].%w", i, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (d MetricDataQuery) check() []error {
+	var errs []error
+	if !validID.MatchString(d.ID) {
+		errs = append(errs, fmt.Errorf("id: %q must start with a lower-case letter and have only letters, digits and _", d.ID))
+	}
+	if d.Period != 0 && !validPeriod(d.Period) {
+		errs = append(errs, periodError("period", d.Period))
+	}
+	expression := strings.TrimSpace(d.Expression) != ""
+	if n := utf8.RuneCountInString(d.Expression); n > maxExpression {
+		errs = append(errs, fmt.Errorf("expression: %d characters are more than the %d that one can have", n, maxExpression))
+	}
+	switch {
+	case expression && d.MetricStat != nil:
+		errs = append(errs, errors.New("expression: cannot be beside metricStat"))
+	case !expression && d.MetricStat == nil:
+		errs = append(errs, errors.New("metricStat: this or an expression is required"))
+	}
+	if d.MetricStat != nil {
+		errs = append(errs, d.MetricStat.check()...)
+	}
+	return errs
+}
+
+func (m *MetricStat) check() []error {
+	var errs []error
+	if m.Metric.Namespace == "" {
+		errs = append(errs, errors.New("metricStat.metric.namespace: is required"))
+	}
+	if m.Metric.MetricName == "" {
+		errs = append(errs, errors.New("metricStat.metric.metricName: is required"))
+	}
+	if n := len(m.Metric.Dimensions); n > maxDimensions {
+		errs = append(errs, fmt.Errorf("metricStat.metric.dimensions: %d are more than the %d that a metric can have", n, maxDimensions))
+	}
+	for i, d := range m.Metric.Dimensions {
+		switch {
+		case d.Name == "" || d.Value == "":
+			errs = append(errs, errors.New("metricStat.metric.dimensions: name and value are required"))
+		case i > 0 && m.Metric.Dimensions[i-1].Name == d.Name:
+			errs = append(errs, fmt.Errorf("metricStat.metric.dimensions: %q is named twice", d.Name))
+		}
+	}
+	if !validPeriod(m.Period) {
+		errs = append(errs, periodError("metricStat.period", m.Period))
+	}
+	if m.Stat == "" {
+		errs = append(errs, errors.New("metricStat.stat: is required"))
+	}
+	return errs
+}
+
+// validPeriod is the rule of
+// https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_MetricStat.html.
+func validPeriod(seconds int32) bool {
+	return seconds > 0 && seconds%60 == 0 || slices.Contains([]int32{1, 5, 10, 20, 30}, seconds)
+}
+
+func periodError(field string, seconds int32) error {
+	return fmt.Errorf("%s: %d is not 1, 5, 10, 20, 30 or a multiple of 60 seconds", field, seconds)
+}
+
+var _ sources.Query = (*Query)(nil)
