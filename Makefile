@@ -37,7 +37,7 @@ build: ## Build the adapter and the test bed's own commands into .bin/
 .PHONY: test
 test: build kube ## Run every test, against the real control plane and real AWS clients
 	go test $(RACE) ./...
-	cd test && go test $(RACE) -timeout 20m ./...
+	cd test && go test $(RACE) -p 1 -timeout 20m ./...
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Run the linters over both modules
@@ -45,12 +45,14 @@ lint: $(BIN)/golangci-lint ## Run the linters over both modules
 	cd test && $(BIN)/golangci-lint run --config ../.golangci.yml ./...
 
 .PHONY: generate
-generate: ## Write the generated files anew
-	cd tools && go tool controller-gen object paths=../pkg/apis/... crd output:crd:dir=../deploy/crds
+generate: $(BIN)/controller-gen ## Write the generated files anew
+	@tools/generate.sh $(BIN)/controller-gen
+	@go test ./cmd/adapter -run '^TestReference$$' -update
 
 .PHONY: verify
-verify: ## Fail when a generated file is stale
-	@hack=$$(mktemp -d) && trap "rm -rf $$hack" EXIT
+verify: $(BIN)/controller-gen ## Fail when a generated file is stale
+	@tools/verify-generated.sh $(BIN)/controller-gen
+	@go test ./cmd/adapter -run '^TestReference$$'
 
 .PHONY: vuln
 vuln: ## Look for known vulnerabilities (asks the public database)
@@ -62,6 +64,9 @@ clean: down ## Remove what was built
 
 $(BIN)/golangci-lint: tools/go.mod tools/go.sum
 	cd tools && go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+$(BIN)/controller-gen: tools/go.mod tools/go.sum
+	cd tools && go build -o $@ sigs.k8s.io/controller-tools/cmd/controller-gen
 
 ##@ Test bed
 
