@@ -82,7 +82,7 @@ func metricsPage(t *testing.T) string {
 			if m == nil {
 				t.Fatalf("cannot read %s", d)
 			}
-			rows = append(rows, fmt.Sprintf("| `%s` | %s | %s |\n", m[1], strings.ReplaceAll(m[3], ",", ", "), cell(m[2])))
+			rows = append(rows, fmt.Sprintf("| %s | %s | %s |\n", code(m[1]), strings.ReplaceAll(m[3], ",", ", "), cell(m[2])))
 		}
 	}
 	slices.Sort(rows)

@@ -6,16 +6,17 @@ import (
 	"net/http"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/util/waitgroup"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/healthz"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
-
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/klog/v2"
 	basecmd "sigs.k8s.io/custom-metrics-apiserver/pkg/cmd"
 
 	"github.com/tidegauge/tidegauge/pkg/catalog"
+	"github.com/tidegauge/tidegauge/pkg/config"
 	"github.com/tidegauge/tidegauge/pkg/engine"
 	"github.com/tidegauge/tidegauge/pkg/provider"
 	"github.com/tidegauge/tidegauge/pkg/sources"
@@ -35,20 +36,15 @@ func serve(ctx context.Context, o *options) error {
 		return err
 	}
 
-	backends, err := builtin.Open(ctx, configuration)
+	backends, err := openSources(ctx, configuration)
 	if err != nil {
 		return err
-	}
-	fetchers := make(map[string]sources.Source, len(backends))
-	for name, backend := range backends {
-		fetchers[name] = backend
-		legacyregistry.RawMustRegister(backend)
 	}
 
 	metrics := &catalog.Catalog{}
 	var reporter *catalog.Reporter
 	eng := engine.New(engine.Options{
-		Sources:      fetchers,
+		Sources:      backends,
 		FetchTimeout: configuration.FetchTimeout,
 		OnChange:     func(source, key string) { reporter.QueryChanged(source, key) },
 	})
@@ -93,6 +89,20 @@ func serve(ctx context.Context, o *options) error {
 	return group.Wait()
 }
 
+// openSources opens the sources and registers what they count.
+func openSources(ctx context.Context, c *config.Config) (map[string]sources.Source, error) {
+	opened, err := builtin.Open(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	backends := make(map[string]sources.Source, len(opened))
+	for name, source := range opened {
+		backends[name] = source
+		legacyregistry.RawMustRegister(source)
+	}
+	return backends, nil
+}
+
 // newServer makes the API server, which is ready once the catalog is.
 func newServer(o *options, metrics *catalog.Catalog, external *provider.External) (*genericapiserver.GenericAPIServer, error) {
 	o.base.WithExternalMetrics(external)
@@ -106,6 +116,10 @@ func newServer(o *options, metrics *catalog.Catalog, external *provider.External
 	if err != nil {
 		return nil, err
 	}
+	// The library would refuse what arrives on open connections from the moment it
+	// stops. With a group that is empty it leaves the end to http.Server.Shutdown,
+	// which answers those requests, and asks their clients to connect elsewhere.
+	server.GenericAPIServer.NonLongRunningRequestWaitGroup = &waitgroup.SafeWaitGroup{}
 	ready := healthz.NamedCheck("catalog", func(*http.Request) error { return metrics.Ready() })
 	return server.GenericAPIServer, server.GenericAPIServer.AddReadyzChecks(ready)
 }

@@ -26,7 +26,9 @@ func queueDepth(period int32) metricsaws.ExternalMetricSpec {
 	}}}
 }
 
-func seconds(n int) *metav1.Duration { return &metav1.Duration{Duration: time.Duration(n) * time.Second} }
+func seconds(n int) *metav1.Duration {
+	return &metav1.Duration{Duration: time.Duration(n) * time.Second}
+}
 
 func TestTimes(t *testing.T) {
 	for _, tc := range []struct {

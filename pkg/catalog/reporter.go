@@ -229,11 +229,12 @@ func (t *turn) know(metric *Metric) knowledge {
 // holdBack is how long to wait before a write that changes only the value.
 func (t *turn) holdBack(name types.NamespacedName, before, after metricsaws.ExternalMetricStatus) time.Duration {
 	before.Value, before.ValueTime = after.Value, after.ValueTime
-	last, ok := t.written.Load(name)
+	stored, _ := t.written.Load(name)
+	last, ok := stored.(time.Time)
 	if !ok || !equality.Semantic.DeepEqual(before, after) {
 		return 0
 	}
-	return valueEvery - time.Since(last.(time.Time))
+	return valueEvery - time.Since(last)
 }
 
 // write replaces the status. It is a patch without a resource version, because

@@ -29,13 +29,9 @@ const (
 	reasonNotInDemand    = "NotInDemand"
 )
 
-const (
-	// maxMessage is less than what an Event can say
-	// (https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/, note).
-	maxMessage = 1000
-	// maxHPAs is how many HPAs the schema lets a status name.
-	maxHPAs = 100
-)
+// maxMessage is less than what an Event can say
+// (https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/, note).
+const maxMessage = 1000
 
 // knowledge is all that a status is made of.
 type knowledge struct {
@@ -50,7 +46,7 @@ type knowledge struct {
 func statusOf(object *metricsaws.ExternalMetric, k knowledge) metricsaws.ExternalMetricStatus {
 	s := metricsaws.ExternalMetricStatus{
 		ObservedGeneration: object.Generation,
-		HPAs:               k.users[:min(len(k.users), maxHPAs)],
+		HPAs:               k.users[:min(len(k.users), metricsaws.MaxHPAs)],
 		Conditions:         append([]metav1.Condition(nil), object.Status.Conditions...),
 	}
 	ready := k.ready()

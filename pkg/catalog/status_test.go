@@ -116,10 +116,10 @@ func TestStatus(t *testing.T) {
 }
 
 func TestStatusIsBounded(t *testing.T) {
-	users := make([]string, maxHPAs+1)
+	users := make([]string, metricsaws.MaxHPAs+1)
 	k := knowledge{metric: &Metric{Err: errors.New(strings.Repeat("ö", maxMessage))}, users: users}
 	s := statusOf(&metricsaws.ExternalMetric{}, k)
-	if n := len(conditionOf(s, metricsaws.ConditionReady).Message); n > maxMessage || len(s.HPAs) > maxHPAs {
+	if n := len(conditionOf(s, metricsaws.ConditionReady).Message); n > maxMessage || len(s.HPAs) > metricsaws.MaxHPAs {
 		t.Errorf("a message of %d bytes and %d HPAs", n, len(s.HPAs))
 	}
 }

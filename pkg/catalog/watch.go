@@ -68,8 +68,8 @@ func NewWatcher(catalog *Catalog, pinner Pinner, defaults Defaults, kube kuberne
 	for _, add := range []func() error{
 		func() error { return w.objects.SetTransform(toRecord) },
 		func() error { return w.hpas.SetTransform(trimHPA) },
-		func() error { return w.rebuildOn(w.objects, sameDefinition) },
-		func() error { return w.rebuildOn(w.hpas, sameDemand) },
+		func() error { return rebuildOn(w, w.objects, sameDefinition) },
+		func() error { return rebuildOn(w, w.hpas, sameDemand) },
 	} {
 		if err := add(); err != nil {
 			return nil, fmt.Errorf("catalog: %w", err)
@@ -103,11 +103,10 @@ func (w *Watcher) Run(ctx context.Context) error {
 
 // rebuild makes a snapshot of what the informers hold, and pins what HPAs name.
 func (w *Watcher) rebuild(ctx context.Context) {
-	objects := w.objects.GetStore().List()
+	objects := stored[*record](w.objects)
 	metrics := make([]*Metric, 0, len(objects))
 	known := make(map[types.UID]definition, len(objects))
-	for _, o := range objects {
-		object := o.(*record)
+	for _, object := range objects {
 		d, ok := w.known[object.UID]
 		if !ok || !d.describes(object) {
 			d = define(object, w.defaults)
@@ -135,7 +134,11 @@ func (w *Watcher) object(name types.NamespacedName) *metricsaws.ExternalMetric {
 	if err != nil || !ok {
 		return nil
 	}
-	return o.(*record).ExternalMetric
+	r, ok := o.(*record)
+	if !ok {
+		return nil
+	}
+	return r.ExternalMetric
 }
 
 func (d definition) describes(object *record) bool {
@@ -159,8 +162,7 @@ func nameOf(object metav1.Object) types.NamespacedName {
 // users are the names of the HPAs that name each external metric, sorted.
 func (w *Watcher) users() map[types.NamespacedName][]string {
 	users := make(map[types.NamespacedName][]string)
-	for _, o := range w.hpas.GetStore().List() {
-		hpa := o.(*autoscalingv2.HorizontalPodAutoscaler)
+	for _, hpa := range stored[*autoscalingv2.HorizontalPodAutoscaler](w.hpas) {
 		for _, metric := range externalNames(hpa) {
 			key := types.NamespacedName{Namespace: hpa.Namespace, Name: metric}
 			users[key] = append(users[key], hpa.Name)
@@ -185,19 +187,35 @@ func externalNames(hpa *autoscalingv2.HorizontalPodAutoscaler) []string {
 
 // objectNames are the names of all ExternalMetrics.
 func (w *Watcher) objectNames() []types.NamespacedName {
-	objects := w.objects.GetStore().List()
+	objects := stored[*record](w.objects)
 	names := make([]types.NamespacedName, len(objects))
 	for i, o := range objects {
-		names[i] = nameOf(o.(*record))
+		names[i] = nameOf(o)
 	}
 	return names
 }
 
-func (w *Watcher) rebuildOn(informer cache.SharedIndexInformer, same func(before, after any) bool) error {
+// stored are the objects that an informer of T has seen.
+func stored[T any](informer cache.SharedIndexInformer) []T {
+	objects := informer.GetStore().List()
+	out := make([]T, 0, len(objects))
+	for _, o := range objects {
+		if t, ok := o.(T); ok {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// rebuildOn makes every change of an informer of T lead to a new snapshot, but for
+// updates after which the object is the same to the catalog.
+func rebuildOn[T any](w *Watcher, informer cache.SharedIndexInformer, same func(before, after T) bool) error {
 	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { w.markDirty() },
 		UpdateFunc: func(before, after any) {
-			if !same(before, after) {
+			b, ok := before.(T)
+			a, ok2 := after.(T)
+			if !ok || !ok2 || !same(b, a) {
 				w.markDirty()
 			}
 		},
@@ -214,16 +232,14 @@ func (w *Watcher) markDirty() {
 }
 
 // sameDefinition leaves out the updates that this adapter's own status writes cause.
-func sameDefinition(before, after any) bool {
-	b, a := before.(*record), after.(*record)
-	return b.UID == a.UID && b.Generation == a.Generation &&
-		b.Annotations[metricsaws.AnnotationNoData] == a.Annotations[metricsaws.AnnotationNoData]
+func sameDefinition(before, after *record) bool {
+	return before.UID == after.UID && before.Generation == after.Generation &&
+		before.Annotations[metricsaws.AnnotationNoData] == after.Annotations[metricsaws.AnnotationNoData]
 }
 
 // sameDemand leaves out the status that the HPA controller writes at every sync.
-func sameDemand(before, after any) bool {
-	b, a := before.(*autoscalingv2.HorizontalPodAutoscaler), after.(*autoscalingv2.HorizontalPodAutoscaler)
-	return reflect.DeepEqual(b.Spec.Metrics, a.Spec.Metrics)
+func sameDemand(before, after *autoscalingv2.HorizontalPodAutoscaler) bool {
+	return reflect.DeepEqual(before.Spec.Metrics, after.Spec.Metrics)
 }
 
 // record is an ExternalMetric as the adapter keeps it. One that does not have the

@@ -24,7 +24,7 @@ func unknownMetric(name types.NamespacedName) error {
 // failedMetric turns what kept a metric from having a value into the API's error.
 // Its text is what the HPA's condition and event will show.
 func failedMetric(name types.NamespacedName, err error) error {
-	code, reason := http.StatusInternalServerError, metav1.StatusReasonInternalError
+	code, reason := int32(http.StatusInternalServerError), metav1.StatusReasonInternalError
 	switch {
 	case errors.Is(err, sources.ErrNoData):
 		code, reason = http.StatusNotFound, metav1.StatusReasonNotFound
@@ -46,10 +46,10 @@ func nothingSelected(name types.NamespacedName, selector labels.Selector, items 
 		"external metric %s: no series matches the selector %q; there are %v", name, selector, have)
 }
 
-func status(code int, reason metav1.StatusReason, format string, args ...any) error {
+func status(code int32, reason metav1.StatusReason, format string, args ...any) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status:  metav1.StatusFailure,
-		Code:    int32(code),
+		Code:    code,
 		Reason:  reason,
 		Message: fmt.Sprintf(format, args...),
 	}}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -38,7 +39,9 @@ type fakeEngine struct {
 	err    error
 }
 
-func (e fakeEngine) Read(context.Context, engine.Request) (engine.Answer, error) { return e.answer, e.err }
+func (e fakeEngine) Read(context.Context, engine.Request) (engine.Answer, error) {
+	return e.answer, e.err
+}
 
 var (
 	depth = types.NamespacedName{Namespace: "shop", Name: "depth"}
@@ -144,7 +147,7 @@ func get(t *testing.T, p *External, metric types.NamespacedName, selector string
 	for i, v := range list.Items {
 		window := "-"
 		if v.WindowSeconds != nil {
-			window = fmt.Sprint(*v.WindowSeconds)
+			window = strconv.FormatInt(*v.WindowSeconds, 10)
 		}
 		items[i] = fmt.Sprint(v.MetricName, " ", v.MetricLabels, " ", v.Value.String(), " ", v.Timestamp.UTC().Format(time.TimeOnly), " ", window)
 	}
