@@ -5,6 +5,7 @@ package catalog
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync/atomic"
@@ -45,6 +46,9 @@ var errNotSynced = errors.New("the ExternalMetrics and HPAs of the cluster are n
 // ready; a Watcher fills it.
 type Catalog struct {
 	current atomic.Pointer[snapshot]
+	// trouble is what last kept the objects from being read; it counts until the
+	// first snapshot.
+	trouble atomic.Pointer[error]
 }
 
 // External is the metric of that name, or nil. It takes no lock.
@@ -72,10 +76,13 @@ func (c *Catalog) AskedBy(source, key string) []types.NamespacedName {
 
 // Ready is nil once the catalog can say which metrics exist.
 func (c *Catalog) Ready() error {
-	if c.current.Load() == nil {
-		return errNotSynced
+	if c.current.Load() != nil {
+		return nil
 	}
-	return nil
+	if trouble := c.trouble.Load(); trouble != nil {
+		return fmt.Errorf("%w: %w", errNotSynced, *trouble)
+	}
+	return errNotSynced
 }
 
 var empty = newSnapshot(nil, nil)

@@ -68,6 +68,8 @@ func NewWatcher(catalog *Catalog, pinner Pinner, defaults Defaults, kube kuberne
 	for _, add := range []func() error{
 		func() error { return w.objects.SetTransform(toRecord) },
 		func() error { return w.hpas.SetTransform(trimHPA) },
+		func() error { return w.objects.SetWatchErrorHandlerWithContext(w.noteTrouble("ExternalMetrics")) },
+		func() error { return w.hpas.SetWatchErrorHandlerWithContext(w.noteTrouble("HPAs")) },
 		func() error { return rebuildOn(w, w.objects, sameDefinition) },
 		func() error { return rebuildOn(w, w.hpas, sameDemand) },
 	} {
@@ -193,6 +195,16 @@ func (w *Watcher) objectNames() []types.NamespacedName {
 		names[i] = nameOf(o)
 	}
 	return names
+}
+
+// noteTrouble keeps why objects cannot be read (the CRD is not there, a right is
+// missing) for the readiness check. The informer goes on trying.
+func (w *Watcher) noteTrouble(kind string) cache.WatchErrorHandlerWithContext {
+	return func(ctx context.Context, r *cache.Reflector, err error) {
+		cache.DefaultWatchErrorHandler(ctx, r, err)
+		trouble := fmt.Errorf("%s: %w", kind, err)
+		w.catalog.trouble.Store(&trouble)
+	}
 }
 
 // stored are the objects that an informer of T has seen.
