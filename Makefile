@@ -35,9 +35,14 @@ build: ## Build the adapter and the test bed's own commands into .bin/
 	@cd test && CGO_ENABLED=0 go build -o $(BIN)/ ./cmd/...
 
 .PHONY: test
-test: build kube ## Run every test, against the real control plane and real AWS clients
+test: build kube $(if $(RACE),$(BIN)/race/adapter) ## Run every test, against the real control plane and real AWS clients
 	go test $(RACE) ./...
-	cd test && go test $(RACE) -p 1 -timeout 20m ./...
+	cd test && $(if $(RACE),TIDEGAUGE_ADAPTER=$(BIN)/race/adapter) go test $(RACE) -timeout 20m ./...
+
+# The adapter that the tests start, with the race detector in it.
+.PHONY: $(BIN)/race/adapter
+$(BIN)/race/adapter:
+	@go build -race -o $@ ./cmd/adapter
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Run the linters over both modules
