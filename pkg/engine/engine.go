@@ -116,7 +116,7 @@ type Backoff struct {
 	// First is the time after the first failure; 2s by default.
 	First time.Duration
 	// Max is the limit for failures in general; 30s by default. It also ends the
-	// pauses of a source that throttles, which start at 1s.
+	// pauses of a backend that throttles, which start at 1s.
 	Max time.Duration
 	// Rejected is the limit for errors that wrap sources.ErrRejected; 5m by default.
 	Rejected time.Duration

@@ -25,6 +25,14 @@ type query string
 
 func (q query) Key() string { return string(q) }
 
+// Backend is what stands before a slash: "eu/1" asks eu.
+func (q query) Backend() string {
+	if backend, _, ok := strings.Cut(string(q), "/"); ok {
+		return backend
+	}
+	return ""
+}
+
 // call is one Fetch, and when it began, counted from the start of the test.
 type call struct {
 	at   time.Duration

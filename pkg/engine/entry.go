@@ -36,6 +36,8 @@ type entry struct {
 	reviewed time.Time
 	// failures in a row, throttling not counted: that is no fault of the query.
 	failures int
+	// throttle is that of the entry's backend.
+	throttle *throttle
 	// idle entries are not in demand. They are not asked, and forgotten when due.
 	idle bool
 	// told says that OnChange has heard of the answer's being too old.

@@ -42,7 +42,8 @@ type feed struct {
 	queue    queue
 	pins     map[string]*entry
 	inFlight int
-	throttle throttle
+	// throttles are by the name of the backend.
+	throttles map[string]*throttle
 }
 
 // pin is a query that is in demand because an HPA names it.
@@ -53,14 +54,15 @@ type pin struct {
 
 func newFeed(name string, phase time.Duration, opts Options, m *metrics) *feed {
 	return &feed{
-		name:     name,
-		source:   opts.Sources[name],
-		opts:     opts,
-		metrics:  m.of(name),
-		schedule: schedule{phase: phase, backoff: opts.Backoff},
-		epoch:    time.Now(),
-		kick:     make(chan struct{}, 1),
-		pins:     map[string]*entry{},
+		name:      name,
+		source:    opts.Sources[name],
+		opts:      opts,
+		metrics:   m.of(name),
+		schedule:  schedule{phase: phase, backoff: opts.Backoff},
+		epoch:     time.Now(),
+		kick:      make(chan struct{}, 1),
+		pins:      map[string]*entry{},
+		throttles: map[string]*throttle{},
 	}
 }
 
@@ -111,7 +113,7 @@ func (f *feed) await(ctx context.Context, req Request) (Answer, error) {
 			s = e.state.Load()
 		case <-ctx.Done():
 			f.metrics.abandoned.Inc()
-			return Answer{}, f.cutShort(context.Cause(ctx))
+			return Answer{}, f.cutShort(e, context.Cause(ctx))
 		}
 	}
 	answer, err := s.read(f.name, req.MaxAge, time.Now())
@@ -119,10 +121,10 @@ func (f *feed) await(ctx context.Context, req Request) (Answer, error) {
 	return answer, err
 }
 
-func (f *feed) cutShort(cause error) error {
+func (f *feed) cutShort(e *entry, cause error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if t := f.throttle; t.until.After(time.Now()) {
+	if t := e.throttle; t.until.After(time.Now()) {
 		return fmt.Errorf("source %s: the first fetch waits until %s (%w): %w", f.name, timestamp(t.until), t.err, cause)
 	}
 	return fmt.Errorf("source %s: the first fetch is still under way: %w", f.name, cause)
@@ -199,11 +201,22 @@ func (f *feed) entry(q sources.Query) *entry {
 	if e := f.lookup(key); e != nil {
 		return e
 	}
-	e := &entry{query: q, key: key, idle: true, place: -1}
+	e := &entry{query: q, key: key, throttle: f.throttleOf(q.Backend()), idle: true, place: -1}
 	e.state.Store(&state{pending: make(chan struct{})})
 	e.lastRead.Store(int64(-f.opts.DemandFor) - 1) // never
 	f.entries.Store(key, e)
 	return e
+}
+
+// throttleOf is shared by the entries of one backend. It is kept as long as the feed:
+// there are few backends.
+func (f *feed) throttleOf(backend string) *throttle {
+	t, ok := f.throttles[backend]
+	if !ok {
+		t = &throttle{}
+		f.throttles[backend] = t
+	}
+	return t
 }
 
 // revive puts an idle entry into the queue for the next batch.

@@ -89,8 +89,8 @@ func (f *feed) collect(r *round, now time.Time) {
 			f.entries.Delete(e.key)
 		case e.state.Load().pending == nil && !f.inDemand(e, now):
 			f.rest(e, now)
-		case f.throttle.until.After(horizon):
-			f.enqueue(e, f.throttle.until)
+		case e.throttle.until.After(horizon):
+			f.enqueue(e, e.throttle.until)
 		case e.failures > 0:
 			r.failing = append(r.failing, e)
 		default:
@@ -170,7 +170,9 @@ func (f *feed) settle(batch []*entry, results []sources.Result, now time.Time) [
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.inFlight--
-	f.throttle.heed(results, f.opts.Backoff.Max, now)
+	for t, said := range byThrottle(batch, results) {
+		t.heed(said, f.opts.Backoff.Max, now)
+	}
 	// One jitter for the batch, so that what failed together is retried together.
 	jitter := newJitter()
 	var changes []change
@@ -202,11 +204,20 @@ func (f *feed) nextDue(e *entry, err error, j jitter, now time.Time) time.Time {
 		// It may have been asked up to gather early, and is not asked again for that.
 		return f.schedule.refresh(now.Add(gather), e.terms.interval)
 	case isThrottling(err):
-		return f.throttle.until
+		return e.throttle.until
 	default:
 		e.failures++
 		return f.schedule.retry(now, e.terms.interval, e.failures, err, j)
 	}
+}
+
+// byThrottle are the results of each backend.
+func byThrottle(batch []*entry, results []sources.Result) map[*throttle][]sources.Result {
+	groups := map[*throttle][]sources.Result{}
+	for i, e := range batch {
+		groups[e.throttle] = append(groups[e.throttle], results[i])
+	}
+	return groups
 }
 
 // report logs which queries began or ceased to fail and tells OnChange of all that

@@ -251,7 +251,7 @@ func TestFailingQueriesAreAskedApart(t *testing.T) {
 	})
 }
 
-func TestThrottlingPausesTheSource(t *testing.T) {
+func TestThrottlingPausesTheBackend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBackend()
 		e := start(t, b, engine.Options{})
@@ -297,6 +297,38 @@ func TestThrottlingPausesTheSource(t *testing.T) {
 		calls = b.seen()
 		if got := calls[1].at - calls[0].at; got > time.Second {
 			t.Errorf("the first pause after a recovery was %v", got)
+		}
+	})
+}
+
+func TestThrottlingPausesNoOtherBackend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.answersBy(func(_ context.Context, q query) sources.Result {
+			if q.Backend() == "busy" {
+				return failure(&sources.ThrottledError{Err: errors.New("Rate exceeded")})
+			}
+			return value(1)
+		})
+		e := start(t, b, engine.Options{})
+		e.Pin([]engine.Request{request("busy/1"), request("free/1")})
+		b.sleepUntil(5 * time.Minute)
+		asked := map[string]int{}
+		for _, c := range b.seen() {
+			for key := range strings.FieldsSeq(c.keys) {
+				asked[key]++
+			}
+		}
+		if want := int(5 * time.Minute / request("free/1").Interval); asked["free/1"] < want {
+			t.Errorf("the free backend was asked %d times, want at least %d", asked["free/1"], want)
+		}
+		if limit := 20; asked["busy/1"] > limit {
+			t.Errorf("the busy backend was asked %d times, want no more than %d", asked["busy/1"], limit)
+		}
+		wantValue(t, e, request("free/1"), 1)
+		wantUnavailable(t, e, request("busy/1"))
+		if _, err := e.Read(t.Context(), request("free/cold")); err != nil {
+			t.Errorf("a cold read of the free backend: %v", err)
 		}
 	})
 }

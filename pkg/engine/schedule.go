@@ -12,7 +12,7 @@ import (
 const (
 	// retryGrid is what retries are aligned to.
 	retryGrid = time.Second
-	// firstPause is how long a source rests that throttles for the first time.
+	// firstPause is how long a backend rests that throttles for the first time.
 	firstPause = time.Second
 )
 
@@ -67,10 +67,10 @@ func newJitter() jitter {
 
 func (j jitter) of(d time.Duration) time.Duration { return time.Duration(float64(d) * float64(j)) }
 
-// throttle is the pause of a source that asks for fewer calls.
+// throttle is the pause of a backend that asks for fewer calls.
 type throttle struct {
 	until time.Time
-	// count is how many pauses there were since the source last answered freely.
+	// count is how many pauses there were since the backend last answered freely.
 	count int
 	err   error
 }

@@ -23,6 +23,10 @@ type Query interface {
 	// Key is equal for two queries of one source exactly when they ask the same,
 	// so that however many metrics ask it, it is asked once.
 	Key() string
+	// Backend names whom the query asks within its source, such as a region and an
+	// identity. A backend that asks for fewer calls delays the queries to it, and no
+	// others.
+	Backend() string
 }
 
 // Sample is one measured value.
@@ -50,7 +54,7 @@ type Result struct {
 }
 
 // ThrottledError says that a backend refused a call because there were too many,
-// so that the engine slows down every query of the source and not just this one.
+// so that the engine slows down every query to that backend and not just this one.
 type ThrottledError struct {
 	Err error
 }

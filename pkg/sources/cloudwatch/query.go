@@ -90,6 +90,11 @@ type Query struct {
 // matter to it; the order of the queries does, as it orders what METRICS() sees.
 func (q *Query) Key() string { return q.key }
 
+// Backend names the region and the role. The quotas of GetMetricData are those of an
+// account in a region
+// (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/cloudwatch_limits.html).
+func (q *Query) Backend() string { return q.spec.Region + " " + q.spec.RoleARN }
+
 // NewQuery makes the query that asks the spec. Its error names every field that
 // is not as GetMetricData requires, as far as that can be told without asking.
 func NewQuery(spec Spec) (*Query, error) {

@@ -116,6 +116,9 @@ type otherQuery struct{}
 // Key implements sources.Query.
 func (otherQuery) Key() string { return "other" }
 
+// Backend is none of the source's.
+func (otherQuery) Backend() string { return "other" }
+
 func (c contract) foreign() {
 	got := c.fetch(c.Good[0], otherQuery{}, c.Good[1])
 	c.wantValues([]sources.Result{got[0], got[2]}, c.Values[:2])
