@@ -1,0 +1,103 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strconv"
+
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+)
+
+// watch writes what the cluster says about the workers and their HPA to the board
+// until ctx is done.
+func (d *demo) watch(ctx context.Context) {
+	factory := informers.NewSharedInformerFactoryWithOptions(d.cluster.Client(), 0, informers.WithNamespace(namespace))
+	for _, informer := range []cache.SharedInformer{
+		factory.Apps().V1().Deployments().Informer(),
+		factory.Autoscaling().V2().HorizontalPodAutoscalers().Informer(),
+		factory.Core().V1().Events().Informer(),
+	} {
+		_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc:    d.see,
+			UpdateFunc: func(_, now any) { d.see(now) },
+		})
+		if err != nil {
+			d.fail(fmt.Errorf("watching the namespace %s: %w", namespace, err))
+		}
+	}
+	factory.Start(ctx.Done())
+	<-ctx.Done()
+	factory.Shutdown()
+}
+
+// see takes an object of the demo's namespace as it is now.
+func (d *demo) see(object any) {
+	switch o := object.(type) {
+	case *appsv1.Deployment:
+		d.seeWorkers(o)
+	case *autoscalingv2.HorizontalPodAutoscaler:
+		d.board.update(func(s *snapshot) { s.hpa.average, s.hpa.condition = averageOf(o), conditionOf(o) })
+	case *corev1.Event:
+		if o.InvolvedObject.Kind == "HorizontalPodAutoscaler" {
+			at := d.board.elapsed()
+			d.board.update(func(s *snapshot) { s.hpa.event, s.hpa.eventAt = o.Reason+": "+o.Message, at })
+		}
+	}
+}
+
+func (d *demo) seeWorkers(o *appsv1.Deployment) {
+	now := workers{known: true, running: int(o.Status.Replicas), ready: int(o.Status.ReadyReplicas)}
+	if o.Spec.Replicas != nil {
+		now.desired = int(*o.Spec.Replicas)
+	}
+	if err := d.course.moved(now.desired); err != nil {
+		d.fail(err)
+	}
+	d.board.update(func(s *snapshot) { s.workers = now })
+}
+
+// meaningless is an average, in messages per worker, beyond every real one.
+const meaningless = math.MaxInt64 / 1000
+
+// averageOf is the average that the HPA saw last, to a tenth. The HPA divides by the
+// running workers even where there are none; what comes of it depends on the
+// processor, is at one end of the numbers and is left out.
+func averageOf(o *autoscalingv2.HorizontalPodAutoscaler) string {
+	for _, m := range o.Status.CurrentMetrics {
+		if m.External == nil || m.External.Current.AverageValue == nil {
+			continue
+		}
+		average := m.External.Current.AverageValue.AsApproximateFloat64()
+		if average < 0 || average >= meaningless {
+			return ""
+		}
+		return strconv.FormatFloat(math.Round(average*10)/10, 'f', -1, 64)
+	}
+	return ""
+}
+
+// conditionOf is the condition that says most: why the HPA cannot work, or else
+// what limits it, or else what it works by.
+func conditionOf(o *autoscalingv2.HorizontalPodAutoscaler) string {
+	for _, want := range []struct {
+		kind   autoscalingv2.HorizontalPodAutoscalerConditionType
+		status corev1.ConditionStatus
+	}{
+		{autoscalingv2.AbleToScale, corev1.ConditionFalse},
+		{autoscalingv2.ScalingActive, corev1.ConditionFalse},
+		{autoscalingv2.ScalingLimited, corev1.ConditionTrue},
+		{autoscalingv2.ScalingActive, corev1.ConditionTrue},
+	} {
+		for _, c := range o.Status.Conditions {
+			if c.Type == want.kind && c.Status == want.status {
+				return fmt.Sprintf("%s %s %s: %s", c.Type, c.Status, c.Reason, c.Message)
+			}
+		}
+	}
+	return ""
+}
