@@ -1,7 +1,7 @@
 SHELL := /bin/bash -o pipefail
 BIN := $(CURDIR)/.bin
 # Builds do not depend on where the repository lies, so that caches are shared.
-export GOFLAGS := $(GOFLAGS) -trimpath
+export GOFLAGS := $(GOFLAGS) -trimpath -buildvcs=false
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 # The race detector needs a C compiler.
