@@ -84,9 +84,8 @@ func (k knowledge) ready() metav1.Condition {
 		return c
 	}
 	c.Status, c.Reason, c.Message = metav1.ConditionTrue, reasonAvailable, "the metric has a value"
-	if total, _ := sum(items); !readable(total) {
-		c.Reason = reasonTooLargeForHPA
-		c.Message = fmt.Sprintf("the value %s is served exactly, but an HPA misreads it: it computes in thousandths in 64 bits, so up to 9.2e15", total.String())
+	if err := ReadableByHPA(items); err != nil {
+		c.Reason, c.Message = reasonTooLargeForHPA, err.Error()
 	}
 	return c
 }

@@ -81,7 +81,7 @@ func TestStatus(t *testing.T) {
 		},
 		{
 			name: "more than an HPA can read", know: knowledge{known: true, state: answered(9.1e18)},
-			ready: "True TooLargeForHPA the value 9100P is served exactly", fresh: "True Answered", value: "9100P",
+			ready: "True TooLargeForHPA more than an HPA can read", fresh: "True Answered", value: "9100P",
 		},
 		{
 			name: "an object that cannot be asked", know: knowledge{metric: &Metric{Err: errors.New("spec.queries: there are none")}},

@@ -17,6 +17,10 @@ import (
 // that is no number a Quantity can hold: NaN, an infinity, 2^63 and beyond.
 var ErrNotANumber = errors.New("not a number that can be served")
 
+// ErrTooLargeForHPA is the error of a number that can be served exactly, but that
+// an HPA would take for another one, such as 0.
+var ErrTooLargeForHPA = errors.New("more than an HPA can read: it computes in thousandths in 64 bits, so up to 9.2e15")
+
 // hpaLimit is the magnitude from which on an HPA misreads a value: it computes in
 // thousandths in an int64, and Quantity.MilliValue of more does not fit (see
 // k8s.io/apimachinery/pkg/api/resource, Quantity.ScaledValue).
@@ -87,7 +91,19 @@ func sum(items []Item) (resource.Quantity, time.Time) {
 	return total, newest
 }
 
-// readable says whether an HPA reads q as the number that it is.
-func readable(q resource.Quantity) bool {
-	return q.CmpInt64(hpaLimit) <= 0 && q.CmpInt64(-hpaLimit) >= 0
+// ReadableByHPA wraps ErrTooLargeForHPA unless an HPA can read each of the items
+// and add them up, in any order.
+func ReadableByHPA(items []Item) error {
+	total := resource.Quantity{Format: resource.DecimalSI}
+	for _, item := range items {
+		size := item.Value.DeepCopy()
+		if size.Sign() < 0 {
+			size.Neg()
+		}
+		total.Add(size)
+	}
+	if total.CmpInt64(hpaLimit) > 0 {
+		return fmt.Errorf("%w; the value is %s", ErrTooLargeForHPA, total.String())
+	}
+	return nil
 }

@@ -135,9 +135,9 @@ func TestItems(t *testing.T) {
 	}
 }
 
-// TestReadable pins down from where on an HPA misreads a number, by the very
+// TestReadableByHPA pins down from where on an HPA misreads a number, by the very
 // call that the HPA controller makes.
-func TestReadable(t *testing.T) {
+func TestReadableByHPA(t *testing.T) {
 	for _, tc := range []struct {
 		value float64
 		want  bool
@@ -146,12 +146,16 @@ func TestReadable(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := readable(q); got != tc.want {
-			t.Errorf("readable(%v) = %v", tc.value, got)
+		if err := ReadableByHPA([]Item{{Value: q}}); (err == nil) != tc.want {
+			t.Errorf("ReadableByHPA(%v): %v", tc.value, err)
 		}
 		asHPA := resource.MustParse(q.String())
 		if exact := float64(asHPA.MilliValue()) == tc.value*1000; exact != tc.want {
 			t.Errorf("an HPA reads %v as %d thousandths", tc.value, asHPA.MilliValue())
 		}
+	}
+	half := Item{Value: resource.MustParse("5P")}
+	if err := ReadableByHPA([]Item{half, half}); !errors.Is(err, ErrTooLargeForHPA) {
+		t.Errorf("two halves that overflow together: %v", err)
 	}
 }

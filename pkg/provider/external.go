@@ -6,10 +6,13 @@ package provider
 import (
 	"context"
 	"maps"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/metrics/pkg/apis/external_metrics"
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
 
@@ -45,6 +48,7 @@ func NewExternal(c Catalog, e Engine) *External {
 // selector. Errors are API errors whose text names the metric: 404 where there is
 // no such metric or no data, 503 where the backend is away, 500 where it refuses
 // the query or answers with no number, 504 where the first answer takes too long.
+// The HPA controller also gets an error for numbers that it would misread.
 func (p *External) GetExternalMetric(ctx context.Context, namespace string, selector labels.Selector, info provider.ExternalMetricInfo) (*external_metrics.ExternalMetricValueList, error) {
 	name := types.NamespacedName{Namespace: namespace, Name: info.Metric}
 	metric := p.catalog.External(name)
@@ -58,11 +62,27 @@ func (p *External) GetExternalMetric(ctx context.Context, namespace string, sele
 	if err != nil {
 		return nil, failedMetric(name, err)
 	}
-	values := valuesOf(info.Metric, items, selector)
-	if len(values) == 0 {
+	selected := slices.DeleteFunc(slices.Clone(items), func(i catalog.Item) bool { return !selector.Matches(labels.Set(i.Labels)) })
+	if len(selected) == 0 {
 		return nil, nothingSelected(name, selector, items)
 	}
-	return &external_metrics.ExternalMetricValueList{Items: values}, nil
+	if isHPAController(ctx) {
+		if err := catalog.ReadableByHPA(selected); err != nil {
+			return nil, failedMetric(name, err)
+		}
+	}
+	return &external_metrics.ExternalMetricValueList{Items: valuesOf(info.Metric, selected)}, nil
+}
+
+// hpaControllers are the users that the HPA controller reads metrics as: its own
+// ServiceAccount, or the controller manager's user where controllers have none.
+var hpaControllers = []string{"system:serviceaccount:kube-system:horizontal-pod-autoscaler", user.KubeControllerManager}
+
+// isHPAController says that the answer will be computed with as an HPA computes,
+// in which numbers beyond its range become others.
+func isHPAController(ctx context.Context) bool {
+	u, ok := request.UserFrom(ctx)
+	return ok && slices.Contains(hpaControllers, u.GetName())
 }
 
 // ListAllExternalMetrics lists each name once, whatever the namespaces that have it.
@@ -75,12 +95,9 @@ func (p *External) ListAllExternalMetrics() []provider.ExternalMetricInfo {
 	return infos
 }
 
-func valuesOf(metric string, items []catalog.Item, selector labels.Selector) []external_metrics.ExternalMetricValue {
+func valuesOf(metric string, items []catalog.Item) []external_metrics.ExternalMetricValue {
 	values := make([]external_metrics.ExternalMetricValue, 0, len(items))
 	for _, item := range items {
-		if !selector.Matches(labels.Set(item.Labels)) {
-			continue
-		}
 		value := external_metrics.ExternalMetricValue{
 			MetricName: metric,
 			// The API's types may be changed on their way out, the engine's may not.

@@ -14,6 +14,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
 
 	"github.com/tidegauge/tidegauge/pkg/catalog"
@@ -117,6 +119,29 @@ func TestGetExternalMetricFails(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", got, tc.want)
 			}
 		})
+	}
+}
+
+// TestHPAControllerGetsNoNumberThatItMisreads has the same number asked for by
+// the HPA controller, which would take it for 0, and by somebody who can read it.
+func TestHPAControllerGetsNoNumberThatItMisreads(t *testing.T) {
+	p := NewExternal(fakeCatalog{depth: {Name: depth}}, fakeEngine{answer: engine.Answer{
+		Samples: []sources.Sample{{Value: 9.1e18, Time: at}},
+	}})
+	for name, want := range map[string]string{
+		"jane":            "9100P",
+		hpaControllers[0]: "more than an HPA can read",
+		hpaControllers[1]: "more than an HPA can read",
+	} {
+		ctx := request.WithUser(t.Context(), &user.DefaultInfo{Name: name})
+		list, err := p.GetExternalMetric(ctx, depth.Namespace, labels.Everything(), provider.ExternalMetricInfo{Metric: depth.Name})
+		got := fmt.Sprint(err)
+		if err == nil {
+			got = list.Items[0].Value.String()
+		}
+		if !strings.Contains(got, want) {
+			t.Errorf("%s got %s, want %s", name, got, want)
+		}
 	}
 }
 

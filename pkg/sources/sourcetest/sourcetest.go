@@ -116,7 +116,7 @@ type otherQuery struct{}
 // Key implements sources.Query.
 func (otherQuery) Key() string { return "other" }
 
-// Backend is none of the source's.
+// Backend implements sources.Query.
 func (otherQuery) Backend() string { return "other" }
 
 func (c contract) foreign() {
