@@ -118,7 +118,8 @@ func newServer(o *options, metrics *catalog.Catalog, external *provider.External
 	}
 	// The library would refuse what arrives on open connections from the moment it
 	// stops. With a group that is empty it leaves the end to http.Server.Shutdown,
-	// which answers those requests, and asks their clients to connect elsewhere.
+	// which answers those requests, and asks their clients to connect elsewhere. An
+	// audit backend ends before that, and misses the last of them.
 	server.GenericAPIServer.NonLongRunningRequestWaitGroup = &waitgroup.SafeWaitGroup{}
 	ready := healthz.NamedCheck("catalog", func(*http.Request) error { return metrics.Ready() })
 	return server.GenericAPIServer, server.GenericAPIServer.AddReadyzChecks(ready)

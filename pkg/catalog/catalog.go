@@ -21,8 +21,12 @@ type Metric struct {
 	Name types.NamespacedName
 	// Request is what to ask the engine.
 	Request engine.Request
-	// NoDataIsZero says that somebody asked for no data to mean 0.
-	NoDataIsZero bool
+	// Zeros are the labels of the zeros that stand for no data, where somebody asked
+	// for that; without any, no data is an error.
+	Zeros []map[string]string
+	// UID and Generation are those of the object that defines the metric.
+	UID        types.UID
+	Generation int64
 	// Err is not nil when the definition cannot be asked, and says why.
 	Err error
 }
@@ -61,6 +65,9 @@ func (c *Catalog) External(name types.NamespacedName) *Metric {
 func (c *Catalog) ExternalNames() []string {
 	return c.load().names
 }
+
+// len is how many external metrics there are.
+func (c *Catalog) len() int { return len(c.load().external) }
 
 // Users are the names of the HPAs in the metric's namespace that name the metric,
 // sorted. The slice must not be written to.

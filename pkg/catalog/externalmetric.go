@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	metricsaws "github.com/tidegauge/tidegauge/pkg/apis/metricsaws/v1alpha1"
 	"github.com/tidegauge/tidegauge/pkg/engine"
 	"github.com/tidegauge/tidegauge/pkg/sources/cloudwatch"
@@ -32,7 +34,7 @@ type Defaults struct {
 // be asked, such as one stored before the schema knew a rule, gives a metric
 // whose Err says why.
 func fromExternalMetric(object *metricsaws.ExternalMetric, defaults Defaults) *Metric {
-	m := &Metric{Name: nameOf(object)}
+	m := newMetric(object)
 	q, err := cloudwatch.NewQuery(cloudwatch.Spec{
 		Region:  object.Spec.Region,
 		RoleARN: object.Spec.RoleARN,
@@ -42,13 +44,39 @@ func fromExternalMetric(object *metricsaws.ExternalMetric, defaults Defaults) *M
 		m.Err = fmt.Errorf("spec.%w", err)
 		return m
 	}
-	if m.NoDataIsZero, err = noDataIsZero(object, defaults); err != nil {
+	zero, err := noDataIsZero(object, defaults)
+	if err != nil {
 		m.Err = err
 		return m
+	}
+	if zero {
+		m.Zeros = zerosOf(object.Spec.Queries)
 	}
 	m.Request = engine.Request{Source: defaults.Source, Query: q}
 	m.Request.Interval, m.Request.MaxAge = timesOf(object.Spec, defaults)
 	return m
+}
+
+// newMetric is the metric of the object before anything is known of it.
+func newMetric(object metav1.Object) *Metric {
+	return &Metric{Name: nameOf(object), UID: object.GetUID(), Generation: object.GetGeneration()}
+}
+
+// zerosOf are the labels by which an HPA's selector can tell apart the series that
+// the queries return.
+func zerosOf(queries []metricsaws.MetricDataQuery) []map[string]string {
+	var zeros []map[string]string
+	for _, q := range queries {
+		if q.ReturnData != nil && !*q.ReturnData {
+			continue
+		}
+		labels := map[string]string{"id": q.ID}
+		if q.Label != "" {
+			labels["label"] = q.Label
+		}
+		zeros = append(zeros, labels)
+	}
+	return zeros
 }
 
 func noDataIsZero(object *metricsaws.ExternalMetric, defaults Defaults) (bool, error) {

@@ -38,9 +38,13 @@ const (
 	retryPeriod   = 2 * time.Second
 
 	reporters = 4
-	// valueEvery is the least time between two writes of one object that change
-	// nothing but its value, so that values in motion do not load the API server.
+	// valueEvery and timeEvery are the least times between two writes of one object
+	// that change nothing but its value, or the time of it.
 	valueEvery = 10 * time.Second
+	timeEvery  = time.Minute
+	// valueShare, times the number of objects, is another such time: all of them
+	// together write no more than ten such changes a second.
+	valueShare = 100 * time.Millisecond
 	// reviewEvery is how often every object is looked at, for changes that come with
 	// time alone, such as the end of demand.
 	reviewEvery = time.Minute
@@ -129,7 +133,16 @@ type turn struct {
 	*Reporter
 	queue    workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	recorder events.EventRecorder
-	written  sync.Map // of types.NamespacedName to the time.Time of the last write
+	written  sync.Map // of types.NamespacedName to writing
+}
+
+// writing is the last write of an object's status.
+type writing struct {
+	at time.Time
+	// version is the object's resource version that it led to.
+	version string
+	uid     types.UID
+	status  metricsaws.ExternalMetricStatus
 }
 
 // lead reports until ctx, the turn, is over.
@@ -147,7 +160,7 @@ func (r *Reporter) lead(ctx context.Context) {
 	}
 	t := &turn{
 		Reporter: r,
-		queue:    workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[types.NamespacedName]()),
+		queue:    newQueue(),
 		recorder: broadcaster.NewRecorder(scheme, reporterName),
 	}
 	r.turn.Store(t)
@@ -164,6 +177,10 @@ func (r *Reporter) lead(ctx context.Context) {
 	}
 	wait.UntilWithContext(ctx, t.reviewAll, reviewEvery)
 	workers.Wait()
+}
+
+func newQueue() workqueue.TypedRateLimitingInterface[types.NamespacedName] {
+	return workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[types.NamespacedName]())
 }
 
 func (t *turn) reviewAll(context.Context) { t.MetricsChanged(t.watcher.objectNames()) }
@@ -194,25 +211,30 @@ func (t *turn) report(ctx context.Context, name types.NamespacedName) error {
 		t.written.Delete(name)
 		return nil
 	}
+	if metric.UID != object.UID || metric.Generation != object.Generation {
+		// The snapshot with the new definition will report it.
+		return nil
+	}
 	k := t.know(metric)
-	if metric.Err == nil && !k.known && object.Status.ObservedGeneration != object.Generation {
+	before := t.current(name, object)
+	if metric.Err == nil && !k.known && (len(k.users) > 0 || before.ObservedGeneration != object.Generation) {
 		// A new or changed object is asked once even if nobody needs it yet, so that
 		// its status says whether it works. The answer comes back as a change.
 		t.engine.Touch(metric.Request)
 		return nil
 	}
-	status := statusOf(object, k)
-	if equality.Semantic.DeepEqual(object.Status, status) {
+	status := statusOf(object.Generation, before, k)
+	if equality.Semantic.DeepEqual(before, status) {
 		return nil
 	}
-	if wait := t.holdBack(name, object.Status, status); wait > 0 {
+	if wait := t.holdBack(name, before, status); wait > 0 {
 		t.queue.AddAfter(name, wait)
 		return nil
 	}
-	if err := t.write(ctx, name, status); err != nil {
+	if err := t.write(ctx, object, status); err != nil {
 		return err
 	}
-	for _, e := range eventsOf(object.Status, status) {
+	for _, e := range eventsOf(before, status) {
 		t.recorder.Eventf(object, nil, e.kind, e.reason, "ReadMetric", "%s", e.note)
 	}
 	return nil
@@ -226,30 +248,49 @@ func (t *turn) know(metric *Metric) knowledge {
 	return k
 }
 
+// current is the object's status, as it was last written if the watch does not show
+// that yet.
+func (t *turn) current(name types.NamespacedName, object *metricsaws.ExternalMetric) metricsaws.ExternalMetricStatus {
+	stored, _ := t.written.Load(name)
+	w, ok := stored.(writing)
+	if !ok || w.uid != object.UID || w.version == object.ResourceVersion || time.Since(w.at) > reviewEvery {
+		return object.Status
+	}
+	return w.status
+}
+
 // holdBack is how long to wait before a write that changes only the value.
 func (t *turn) holdBack(name types.NamespacedName, before, after metricsaws.ExternalMetricStatus) time.Duration {
-	before.Value, before.ValueTime = after.Value, after.ValueTime
 	stored, _ := t.written.Load(name)
-	last, ok := stored.(time.Time)
+	last, ok := stored.(writing)
+	every := valueEvery
+	if before.Value == after.Value {
+		every = timeEvery
+	}
+	before.Value, before.ValueTime = after.Value, after.ValueTime
 	if !ok || !equality.Semantic.DeepEqual(before, after) {
 		return 0
 	}
-	return valueEvery - time.Since(last)
+	every = max(every, time.Duration(t.catalog.len())*valueShare)
+	return every - time.Since(last.at)
 }
 
-// write replaces the status. It is a patch without a resource version, because
-// only the holder of the Lease writes it.
-func (t *turn) write(ctx context.Context, name types.NamespacedName, status metricsaws.ExternalMetricStatus) error {
-	patch, err := json.Marshal([]map[string]any{{"op": "add", "path": "/status", "value": status}})
+// write replaces the status of that very object. It is a patch that any resource
+// version takes, because only the holder of the Lease writes status.
+func (t *turn) write(ctx context.Context, object *metricsaws.ExternalMetric, status metricsaws.ExternalMetricStatus) error {
+	patch, err := json.Marshal([]map[string]any{
+		{"op": "test", "path": "/metadata/uid", "value": object.UID},
+		{"op": "add", "path": "/status", "value": status},
+	})
 	if err != nil {
 		return err
 	}
-	_, err = t.objects.Namespace(name.Namespace).Patch(ctx, name.Name, types.JSONPatchType, patch, metav1.PatchOptions{}, "status")
+	patched, err := t.objects.Namespace(object.Namespace).Patch(ctx, object.Name, types.JSONPatchType, patch, metav1.PatchOptions{}, "status")
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err == nil {
-		t.written.Store(name, time.Now())
+		t.written.Store(nameOf(object), writing{time.Now(), patched.GetResourceVersion(), object.UID, status})
 	}
 	return err
 }

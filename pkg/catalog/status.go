@@ -3,7 +3,9 @@ package catalog
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -41,13 +43,13 @@ type knowledge struct {
 	users  []string
 }
 
-// statusOf is what the object's status should say. Conditions that stay as they
-// were keep their transition times.
-func statusOf(object *metricsaws.ExternalMetric, k knowledge) metricsaws.ExternalMetricStatus {
+// statusOf is what the status of an object of that generation should say after
+// before. Conditions that stay as they were keep their transition times.
+func statusOf(generation int64, before metricsaws.ExternalMetricStatus, k knowledge) metricsaws.ExternalMetricStatus {
 	s := metricsaws.ExternalMetricStatus{
-		ObservedGeneration: object.Generation,
+		ObservedGeneration: generation,
 		HPAs:               k.users[:min(len(k.users), metricsaws.MaxHPAs)],
-		Conditions:         append([]metav1.Condition(nil), object.Status.Conditions...),
+		Conditions:         slices.Clone(before.Conditions),
 	}
 	ready := k.ready()
 	if ready.Status == metav1.ConditionTrue {
@@ -55,11 +57,13 @@ func statusOf(object *metricsaws.ExternalMetric, k knowledge) metricsaws.Externa
 		if err == nil {
 			total, newest := sum(items)
 			s.Value = total.String()
-			s.ValueTime = &metav1.Time{Time: newest}
+			if len(k.state.Answer.Samples) > 0 { // A zero for no data was not measured.
+				s.ValueTime = &metav1.Time{Time: newest.Truncate(time.Second)}
+			}
 		}
 	}
 	for _, condition := range []metav1.Condition{ready, k.fresh()} {
-		condition.ObservedGeneration = object.Generation
+		condition.ObservedGeneration = generation
 		condition.Message = shorten(condition.Message)
 		meta.SetStatusCondition(&s.Conditions, condition)
 	}
@@ -75,7 +79,7 @@ func (k knowledge) ready() metav1.Condition {
 	}
 	if !k.known || !k.state.InDemand {
 		c.Status, c.Reason = metav1.ConditionUnknown, reasonNotInDemand
-		c.Message = "no HPA names the metric and nobody reads it, so it is not asked"
+		c.Message = "no HPA names the metric and nobody reads it of this replica, so it is not asked"
 		return c
 	}
 	items, err := k.metric.Items(k.state.Answer, k.state.ReadErr)
@@ -101,14 +105,12 @@ func (k knowledge) fresh() metav1.Condition {
 		c.Message = "the metric is not asked"
 	case k.state.Err != nil:
 		c.Status, c.Reason = metav1.ConditionFalse, reasonFetchFailed
-		c.Message = fmt.Sprintf("since %s: %v", k.state.Since.UTC().Format(timeFormat), k.state.Err)
+		c.Message = fmt.Sprintf("since %s: %v", k.state.Since.UTC().Format(time.RFC3339), k.state.Err)
 	default:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, reasonAnswered, "the backend answered when it was last asked"
 	}
 	return c
 }
-
-const timeFormat = "2006-01-02T15:04:05Z"
 
 func reasonOf(err error) string {
 	switch {
@@ -147,7 +149,7 @@ func eventsOf(before, after metricsaws.ExternalMetricStatus) []event {
 		events = append(events, event{corev1.EventTypeWarning, fresh.Reason, "the last good value goes on serving until it is too old; " + fresh.Message})
 	case ready.Status == metav1.ConditionTrue && fresh.Status != metav1.ConditionFalse &&
 		(wasReady.Status == metav1.ConditionFalse || wasFresh.Status == metav1.ConditionFalse):
-		events = append(events, event{corev1.EventTypeNormal, reasonAvailable, "the backend answers again"})
+		events = append(events, event{corev1.EventTypeNormal, reasonAvailable, "the metric has a value that the backend gave just now"})
 	}
 	return events
 }

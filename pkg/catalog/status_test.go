@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	metricsaws "github.com/tidegauge/tidegauge/pkg/apis/metricsaws/v1alpha1"
 	"github.com/tidegauge/tidegauge/pkg/engine"
 	"github.com/tidegauge/tidegauge/pkg/sources"
@@ -34,6 +32,10 @@ func failing(s engine.State, err error) engine.State {
 func unreadable(s engine.State, err error) engine.State {
 	s.ReadErr = err
 	return s
+}
+
+func noData(s engine.State) engine.State {
+	return unreadable(s, sources.ErrNoData)
 }
 
 func TestStatus(t *testing.T) {
@@ -72,7 +74,7 @@ func TestStatus(t *testing.T) {
 			ready: "False NoData no data", fresh: "True Answered",
 		},
 		{
-			name: "no data that somebody wanted as zero", know: knowledge{metric: &Metric{NoDataIsZero: true}, known: true, state: unreadable(answered(), sources.ErrNoData)},
+			name: "no data that somebody wanted as zero", know: knowledge{metric: &Metric{Zeros: []map[string]string{{"id": "a"}}}, known: true, state: unreadable(answered(), sources.ErrNoData)},
 			ready: "True Available", fresh: "True Answered", value: "0",
 		},
 		{
@@ -97,8 +99,8 @@ func TestStatus(t *testing.T) {
 			if tc.know.metric == nil {
 				tc.know.metric = &Metric{}
 			}
-			object := &metricsaws.ExternalMetric{ObjectMeta: metav1.ObjectMeta{Generation: 3}}
-			s := statusOf(object, tc.know)
+			object := &metricsaws.ExternalMetric{}
+			s := statusOf(3, object.Status, tc.know)
 			for kind, want := range map[string]string{metricsaws.ConditionReady: tc.ready, metricsaws.ConditionFresh: tc.fresh} {
 				c := conditionOf(s, kind)
 				if got := fmt.Sprint(c.Status, " ", c.Reason, " ", c.Message); !strings.HasPrefix(got, want) {
@@ -108,8 +110,11 @@ func TestStatus(t *testing.T) {
 					t.Errorf("%s is about generation %d", kind, c.ObservedGeneration)
 				}
 			}
-			if s.Value != tc.value || (s.ValueTime == nil) != (tc.value == "") {
-				t.Errorf("value %q of %v, want %q", s.Value, s.ValueTime, tc.value)
+			if s.Value != tc.value {
+				t.Errorf("value %q, want %q", s.Value, tc.value)
+			}
+			if measured := s.Value != "" && tc.know.state.Answer.Samples != nil; (s.ValueTime != nil) != measured {
+				t.Errorf("value %q is of %v", s.Value, s.ValueTime)
 			}
 		})
 	}
@@ -118,7 +123,7 @@ func TestStatus(t *testing.T) {
 func TestStatusIsBounded(t *testing.T) {
 	users := make([]string, metricsaws.MaxHPAs+1)
 	k := knowledge{metric: &Metric{Err: errors.New(strings.Repeat("ö", maxMessage))}, users: users}
-	s := statusOf(&metricsaws.ExternalMetric{}, k)
+	s := statusOf(1, metricsaws.ExternalMetricStatus{}, k)
 	if n := len(conditionOf(s, metricsaws.ConditionReady).Message); n > maxMessage || len(s.HPAs) > metricsaws.MaxHPAs {
 		t.Errorf("a message of %d bytes and %d HPAs", n, len(s.HPAs))
 	}
@@ -150,7 +155,7 @@ func TestEvents(t *testing.T) {
 		{"a short failure", failing(answered(1), fault), []string{"Warning FetchFailed"}},
 		{"over", answered(1), []string{"Normal Available"}},
 	} {
-		status := statusOf(object, knowledge{metric: &Metric{}, known: true, state: step.state})
+		status := statusOf(1, object.Status, knowledge{metric: &Metric{}, known: true, state: step.state})
 		var got []string
 		for _, e := range eventsOf(object.Status, status) {
 			got = append(got, e.kind+" "+e.reason)

@@ -43,8 +43,8 @@ type Item struct {
 // sample that is no number fails the whole metric: an HPA adds up the items, and
 // a sum that lacks one of them is a wrong number.
 func (m *Metric) Items(answer engine.Answer, err error) ([]Item, error) {
-	if m.NoDataIsZero && errors.Is(err, sources.ErrNoData) {
-		return []Item{{Value: *resource.NewQuantity(0, resource.DecimalSI), Time: answer.Fetched}}, nil
+	if len(m.Zeros) > 0 && errors.Is(err, sources.ErrNoData) {
+		return m.zeros(answer.Fetched), nil
 	}
 	if err != nil {
 		return nil, err
@@ -58,6 +58,16 @@ func (m *Metric) Items(answer engine.Answer, err error) ([]Item, error) {
 		items[i] = Item{Labels: s.Labels, Value: value, Time: s.Time, Window: s.Window}
 	}
 	return items, nil
+}
+
+// zeros are the items that stand for no data. Their time is when the backend said
+// that there is none, as there is no datapoint that has one.
+func (m *Metric) zeros(at time.Time) []Item {
+	items := make([]Item, len(m.Zeros))
+	for i, labels := range m.Zeros {
+		items[i] = Item{Labels: labels, Value: *resource.NewQuantity(0, resource.DecimalSI), Time: at}
+	}
+	return items
 }
 
 // quantity is v as a decimal with the fewest digits that still mean v. What is

@@ -111,12 +111,12 @@ func TestItems(t *testing.T) {
 		{name: "no data is an error", answer: engine.Answer{Fetched: fetched}, err: noData, wantErr: "no data"},
 		{
 			name:   "no data is zero where somebody wrote it",
-			metric: Metric{NoDataIsZero: true}, answer: engine.Answer{Fetched: fetched}, err: noData,
-			want: []string{"map[] 0 03:05:30 0s"},
+			metric: Metric{Zeros: []map[string]string{a, b}}, answer: engine.Answer{Fetched: fetched}, err: noData,
+			want: []string{"map[id:a] 0 03:05:30 0s", "map[id:b] 0 03:05:30 0s"},
 		},
 		{
 			name:   "a backend that is away is never zero",
-			metric: Metric{NoDataIsZero: true}, err: away, wantErr: "cloudwatch is away",
+			metric: Metric{Zeros: []map[string]string{a}}, err: away, wantErr: "cloudwatch is away",
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

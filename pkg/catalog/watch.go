@@ -150,7 +150,8 @@ func (d definition) describes(object *record) bool {
 func define(object *record, defaults Defaults) definition {
 	d := definition{generation: object.Generation, noData: object.Annotations[metricsaws.AnnotationNoData]}
 	if object.err != nil {
-		d.metric = &Metric{Name: nameOf(object), Err: object.err}
+		d.metric = newMetric(object)
+		d.metric.Err = object.err
 	} else {
 		d.metric = fromExternalMetric(object.ExternalMetric, defaults)
 	}

@@ -88,10 +88,10 @@ func Parse(text []byte) (*Config, error) {
 // Validate says which field is out of its bounds.
 func (c *Config) Validate() error {
 	switch {
-	case c.MaxAge < time.Second:
-		return fmt.Errorf("maxAge: %v is less than 1s", c.MaxAge)
-	case c.FetchTimeout < time.Second:
-		return fmt.Errorf("fetchTimeout: %v is less than 1s", c.FetchTimeout)
+	case c.MaxAge < 2*time.Second || c.MaxAge > 24*time.Hour:
+		return fmt.Errorf("maxAge: %v is not between 2s and 24h", c.MaxAge)
+	case c.FetchTimeout < time.Second || c.FetchTimeout > time.Minute:
+		return fmt.Errorf("fetchTimeout: %v is not between 1s and 1m", c.FetchTimeout)
 	}
 	if err := c.CloudWatch.Validate(); err != nil {
 		return fmt.Errorf("cloudwatch.%w", err)

@@ -7,11 +7,11 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/metrics/pkg/apis/external_metrics"
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
@@ -48,7 +48,8 @@ func NewExternal(c Catalog, e Engine) *External {
 // selector. Errors are API errors whose text names the metric: 404 where there is
 // no such metric or no data, 503 where the backend is away, 500 where it refuses
 // the query or answers with no number, 504 where the first answer takes too long.
-// The HPA controller also gets an error for numbers that it would misread.
+// Users of the system, such as the HPA controller, also get an error (500) for numbers
+// that an HPA would misread.
 func (p *External) GetExternalMetric(ctx context.Context, namespace string, selector labels.Selector, info provider.ExternalMetricInfo) (*external_metrics.ExternalMetricValueList, error) {
 	name := types.NamespacedName{Namespace: namespace, Name: info.Metric}
 	metric := p.catalog.External(name)
@@ -66,7 +67,7 @@ func (p *External) GetExternalMetric(ctx context.Context, namespace string, sele
 	if len(selected) == 0 {
 		return nil, nothingSelected(name, selector, items)
 	}
-	if isHPAController(ctx) {
+	if mayBeHPA(ctx) {
 		if err := catalog.ReadableByHPA(selected); err != nil {
 			return nil, failedMetric(name, err)
 		}
@@ -74,15 +75,13 @@ func (p *External) GetExternalMetric(ctx context.Context, namespace string, sele
 	return &external_metrics.ExternalMetricValueList{Items: valuesOf(info.Metric, selected)}, nil
 }
 
-// hpaControllers are the users that the HPA controller reads metrics as: its own
-// ServiceAccount, or the controller manager's user where controllers have none.
-var hpaControllers = []string{"system:serviceaccount:kube-system:horizontal-pod-autoscaler", user.KubeControllerManager}
-
-// isHPAController says that the answer will be computed with as an HPA computes,
-// in which numbers beyond its range become others.
-func isHPAController(ctx context.Context) bool {
+// mayBeHPA says that the answer may be computed with as an HPA computes, in which
+// numbers beyond its range become others. Which user the HPA controller is differs
+// from one distribution to the other, but it is one of the system's, as every
+// ServiceAccount is; people are not.
+func mayBeHPA(ctx context.Context) bool {
 	u, ok := request.UserFrom(ctx)
-	return ok && slices.Contains(hpaControllers, u.GetName())
+	return !ok || strings.HasPrefix(u.GetName(), "system:")
 }
 
 // ListAllExternalMetrics lists each name once, whatever the namespaces that have it.
