@@ -4,7 +4,7 @@
 // Reads come from memory. Each source has a feed, a scheduler of its own that
 // refreshes the source's queries while they are in demand: named by an HPA (Pin) or
 // read lately (Read). Only the first read of a query that nobody announced waits
-// for a backend.
+// for a backend. A Fetch asks one backend, so that none waits for another.
 package engine
 
 import (
@@ -31,17 +31,20 @@ type Request struct {
 	// second means a second. Of several requests for one query the shortest counts,
 	// until for a whole Options.DemandFor nobody asked for it.
 	Interval time.Duration
-	// MaxAge is how long after it was fetched the last good answer still serves
-	// while the backend cannot be asked. It leaves room for an Interval and the
-	// time that a fetch takes.
+	// MaxAge is how long after Answer.Fetched the last good answer still serves
+	// while the backend gives no newer one. The engine takes it as it is: it should be
+	// longer than an Interval and two fetches together, or else reads fail with an
+	// *UnavailableError between an answer that is too old and the next one, although
+	// the backend is well.
 	MaxAge time.Duration
 }
 
-// Answer is what a backend said, and when it said it.
+// Answer is what a backend said, and when it was asked.
 type Answer struct {
 	// Samples are empty exactly when the backend answered without a value.
 	Samples []sources.Sample
-	// Fetched is when the backend answered.
+	// Fetched is when the Fetch began that gave the answer. The backend answered then
+	// or later, so the answer is no older than that.
 	Fetched time.Time
 }
 
@@ -60,7 +63,8 @@ type State struct {
 	// InDemand says whether the query is being refreshed.
 	InDemand bool
 	// Due is when the query is asked next if it is in demand. It is in the past
-	// while the query is being asked.
+	// while the query is being asked, or waits because its backend is being asked too
+	// much already.
 	Due time.Time
 }
 
@@ -69,9 +73,11 @@ type State struct {
 type UnavailableError struct {
 	// Source is the name of the source that gives no answer.
 	Source string
-	// Since is when that began.
+	// Since is when that began: when the first Fetch that failed was over, or
+	// LastAnswer if none failed and the answer is too old nevertheless.
 	Since time.Time
-	// LastAnswer is when the source last answered; zero if it did not.
+	// LastAnswer is the time of the last answer, as Answer.Fetched; zero if there was
+	// none.
 	LastAnswer time.Time
 	// Err is the reason, in the backend's own words if it said anything.
 	Err error
@@ -80,7 +86,7 @@ type UnavailableError struct {
 func (e *UnavailableError) Error() string {
 	last := "no earlier answer"
 	if !e.LastAnswer.IsZero() {
-		last = "last answer at " + timestamp(e.LastAnswer)
+		last = "last answer as of " + timestamp(e.LastAnswer)
 	}
 	return fmt.Sprintf("source %s has failed since %s (%s): %v", e.Source, timestamp(e.Since), last, e.Err)
 }
@@ -101,25 +107,32 @@ type Options struct {
 	Backoff Backoff
 	// OnChange is called when what is known of a query has changed: its first
 	// answer, an answer with other samples than the one before, failures that begin,
-	// end or change their text, and an answer that grew too old to serve. It is
+	// end or change their text, an answer that grew too old to serve, and one that
+	// serves after that. It is
 	// called without locks, from several goroutines at once, and must not block: the
-	// source's next fetches and the end of Run wait for it.
+	// source's next fetches and the end of Run wait for it. While a query is being
+	// asked, nobody hears that its answer grew too old until the Fetch is over.
 	OnChange func(source, key string)
 }
 
-// Backoff bounds the time until a query that failed is asked again. It starts at
-// First, or at the query's interval if that is shorter, doubles with each failure
-// and ends at one of the limits, or at the query's interval if that is longer.
-// Up to a quarter is taken off at random, and the time ends on a whole second of the
-// source, so that queries which fail one by one come to share calls.
+// Backoff bounds the time until a query that failed is asked again, which doubles
+// with each failure in a row. Up to a quarter is taken off at random, and the time ends
+// on a whole second of the source, so that queries which fail one by one come to share
+// calls.
 type Backoff struct {
-	// First is the time after the first failure; 2s by default.
+	// First is the time after the first failure, or the query's interval if that is
+	// shorter; 2s by default.
 	First time.Duration
-	// Max is the limit for failures in general; 30s by default. It also ends the
-	// pauses of a backend that throttles, which start at 1s.
+	// Max is the limit for failures in general, or the query's interval if that is
+	// longer; 30s by default. It also ends the pauses of a backend that throttles,
+	// which start at 1s.
 	Max time.Duration
-	// Rejected is the limit for errors that wrap sources.ErrRejected; 5m by default.
-	Rejected time.Duration
+	// FirstRejected is the time after the first failure if it wraps
+	// sources.ErrRejected, whatever the interval; 10s by default.
+	FirstRejected time.Duration
+	// MaxRejected is the limit for such failures, or the query's interval if that is
+	// longer; 5m by default.
+	MaxRejected time.Duration
 }
 
 func (o Options) withDefaults() Options {
@@ -131,7 +144,8 @@ func (o Options) withDefaults() Options {
 		{&o.DemandFor, 5 * time.Minute},
 		{&o.Backoff.First, 2 * time.Second},
 		{&o.Backoff.Max, 30 * time.Second},
-		{&o.Backoff.Rejected, 5 * time.Minute},
+		{&o.Backoff.FirstRejected, 10 * time.Second},
+		{&o.Backoff.MaxRejected, 5 * time.Minute},
 	} {
 		if *d.value <= 0 {
 			*d.value = d.unset

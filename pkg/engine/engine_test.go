@@ -33,6 +33,11 @@ func (q query) Backend() string {
 	return ""
 }
 
+// named is a query that people know by another name than its key.
+type named struct{ query }
+
+func (n named) String() string { return "what is " + n.Key() }
+
 // call is one Fetch, and when it began, counted from the start of the test.
 type call struct {
 	at   time.Duration
@@ -279,7 +284,7 @@ func TestAnswerServesUntilMaxAge(t *testing.T) {
 				}
 				pass(1)
 				u := wantUnavailable(t, e, request("q"))
-				want := "source b has failed since 2000-01-01T00:00:15Z (last answer at 2000-01-01T00:00:00Z): connection refused"
+				want := "source b has failed since 2000-01-01T00:00:15Z (last answer as of 2000-01-01T00:00:00Z): connection refused"
 				if u.Error() != want {
 					t.Errorf("the error is %q, want %q", u, want)
 				}
@@ -293,6 +298,75 @@ func TestAnswerServesUntilMaxAge(t *testing.T) {
 	}
 }
 
+// The oldest answer may be that of the query that the backend answered first, long
+// before the whole Fetch was over.
+func TestAnswerIsAsOldAsItsFetch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.fetch = func(context.Context, []sources.Query) []sources.Result {
+			answered := time.Since(b.start)
+			pass(7 * time.Second)
+			return []sources.Result{value(answered.Seconds())}
+		}
+		e := start(t, b, engine.Options{})
+		req := request("q")
+		req.Interval, req.MaxAge = 5*time.Second, 10*time.Second
+		served := 0
+		for time.Since(b.start) < 5*time.Minute {
+			a, err := e.Read(t.Context(), req)
+			if err == nil {
+				served++
+				answered := time.Duration(a.Samples[0].Value * float64(time.Second)).Round(time.Millisecond)
+				if age := time.Since(b.start) - answered; age > req.MaxAge || !a.Fetched.Equal(b.start.Add(answered)) {
+					t.Fatalf("an answer of %v served, fetched at %v", age, a.Fetched)
+				}
+			}
+			pass(100 * time.Millisecond)
+		}
+		if served == 0 {
+			t.Error("no answer served")
+		}
+	})
+}
+
+func TestAnswerThatTookLongerThanItServes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.answersBy(func(context.Context, query) sources.Result {
+			if time.Since(b.start) < 25*time.Second {
+				pass(6 * time.Second)
+			}
+			pass(time.Second)
+			return value(1)
+		})
+		var mu sync.Mutex
+		var changes []time.Duration
+		e := start(t, b, engine.Options{OnChange: func(string, string) {
+			mu.Lock()
+			defer mu.Unlock()
+			changes = append(changes, time.Since(b.start))
+		}})
+		req := request("q")
+		req.Interval, req.MaxAge = 5*time.Second, 6*time.Second
+		want := "source b has failed since 2000-01-01T00:00:00Z (last answer as of 2000-01-01T00:00:00Z): " +
+			"its answer took 7s, and serves no longer than 6s"
+		if u := wantUnavailable(t, e, req); u.Error() != want {
+			t.Errorf("the error is %q, want %q", u, want)
+		}
+		patient := req
+		patient.MaxAge = time.Minute
+		wantValue(t, e, patient, 1)
+		b.sleepUntil(32 * time.Second)
+		wantValue(t, e, req, 1)
+		mu.Lock()
+		defer mu.Unlock()
+		first, again := gather+7*time.Second, 31*time.Second
+		if !slices.Equal(changes, []time.Duration{first, first, again}) {
+			t.Errorf("changes at %v, want an answer that is too old, and one that serves again", changes)
+		}
+	})
+}
+
 func TestAnswerThatIsNotRefreshedDoesNotServe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBackend()
@@ -304,7 +378,7 @@ func TestAnswerThatIsNotRefreshedDoesNotServe(t *testing.T) {
 		wantValue(t, e, request("q"), 1)
 		pass(1)
 		u := wantUnavailable(t, e, request("q"))
-		if !strings.HasSuffix(u.Error(), "it was not asked again in time") || !u.Since.Equal(u.LastAnswer) {
+		if !strings.HasSuffix(u.Error(), "it gave no newer answer in time") || !u.Since.Equal(u.LastAnswer) {
 			t.Errorf("the error is %v", u)
 		}
 	})
@@ -404,6 +478,33 @@ func TestPeekShowsWhatAReadGives(t *testing.T) {
 		b.sleepUntil(4 * time.Minute)
 		if st, _ := e.Peek(request("q")); !errors.Is(st.ReadErr, sources.ErrNoData) || st.Err != nil || st.Answer.Fetched.IsZero() {
 			t.Errorf("Peek of a query without data = %+v", st)
+		}
+	})
+}
+
+func TestTouchMakesDemandAndDoesNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		e := start(t, b, engine.Options{DemandFor: time.Minute})
+		e.Touch(engine.Request{Source: "unknown", Query: query("q")})
+		e.Touch(request("q"))
+		if waited := time.Since(b.start); waited != 0 {
+			t.Errorf("Touch waited %v", waited)
+		}
+		b.sleepUntil(59 * time.Second)
+		b.wantCalls(t, call{gather, "q"}, call{15 * time.Second, "q"}, call{30 * time.Second, "q"}, call{45 * time.Second, "q"})
+		if st, ok := e.Peek(request("q")); !ok || !st.InDemand || len(st.Answer.Samples) != 1 {
+			t.Errorf("Peek = %+v, %v", st, ok)
+		}
+
+		often := request("q")
+		often.Interval = 10 * time.Second
+		e.Touch(often)
+		b.sleepUntil(time.Minute + 11*time.Second)
+		b.wantCalls(t, call{time.Minute, "q"}, call{time.Minute + 10*time.Second, "q"})
+		b.sleepUntil(2*time.Minute + 10*time.Second)
+		if st, ok := e.Peek(request("q")); !ok || st.InDemand {
+			t.Errorf("Peek after the demand ended = %+v, %v", st, ok)
 		}
 	})
 }

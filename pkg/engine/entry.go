@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -12,15 +13,16 @@ import (
 )
 
 var (
-	errNotRefreshed = errors.New("it was not asked again in time")
+	errNotRefreshed = errors.New("it gave no newer answer in time")
 	errNoResult     = errors.New("the source gave neither samples nor an error")
 )
 
 // entry is one query. Readers use the atomic fields without a lock; the others
 // belong to the feed's mutex.
 type entry struct {
-	query sources.Query
-	key   string
+	query   sources.Query
+	key     string
+	backend *backend
 
 	state atomic.Pointer[state]
 	// lastRead is when the entry was last read, as nanoseconds of the feed's epoch.
@@ -36,8 +38,9 @@ type entry struct {
 	reviewed time.Time
 	// failures in a row, throttling not counted: that is no fault of the query.
 	failures int
-	// throttle is that of the entry's backend.
-	throttle *throttle
+	// rejected says that the last failure was the query's own fault. It outlives the
+	// demand.
+	rejected bool
 	// idle entries are not in demand. They are not asked, and forgotten when due.
 	idle bool
 	// told says that OnChange has heard of the answer's being too old.
@@ -45,7 +48,8 @@ type entry struct {
 	// due is when to ask, wake when to look: at due, or before it when the answer
 	// grows too old.
 	due, wake time.Time
-	// place in the feed's queue; -1 while the entry is being asked.
+	// place in the feed's queue; -1 while the entry is being asked, or waits because
+	// its backend may have no more Fetches.
 	place int
 }
 
@@ -89,6 +93,45 @@ func (e *entry) review(now time.Time) {
 	}
 }
 
+// standing is with which others of its backend an entry is asked.
+type standing int
+
+const (
+	healthy standing = iota
+	failing
+	// rejected queries are apart from those that failed otherwise, because a backend
+	// may refuse a call for one of them and all that share it.
+	rejected
+)
+
+func (e *entry) standing() standing {
+	switch {
+	case e.rejected:
+		return rejected
+	case e.failures > 0:
+		return failing
+	default:
+		return healthy
+	}
+}
+
+// fail counts a failure.
+func (e *entry) fail(err error) {
+	e.failures++
+	e.rejected = errors.Is(err, sources.ErrRejected)
+}
+
+// succeed forgets the failures.
+func (e *entry) succeed() { e.failures, e.rejected = 0, false }
+
+// name is what people know the query by, if it says so itself; else its key.
+func (e *entry) name() string {
+	if s, ok := e.query.(fmt.Stringer); ok {
+		return s.String()
+	}
+	return e.key
+}
+
 // tooOld is when to tell that the answer is too old to serve; zero if there is
 // nothing to tell. The feed looks at its queue up to gather early, which is added
 // here so that nobody hears of it before it is so.
@@ -104,6 +147,8 @@ func (e *entry) tooOld() time.Time {
 type state struct {
 	// answer is the last one, failures since then left aside.
 	answer Answer
+	// took is how long the Fetch took that gave it.
+	took time.Duration
 	// noData are the backend's words if the answer has no samples.
 	noData error
 	// err is why the latest fetch failed, since when fetches do; zero if it did not.
@@ -114,15 +159,16 @@ type state struct {
 	pending chan struct{}
 }
 
-// after is the state that follows s when the backend has given r.
-func (s *state) after(r sources.Result, now time.Time) *state {
+// after is the state that follows s when the backend, asked at one time, has given r
+// by now.
+func (s *state) after(r sources.Result, asked, now time.Time) *state {
 	switch {
 	case r.Err == nil && len(r.Samples) > 0:
-		return &state{answer: Answer{Samples: r.Samples, Fetched: now}}
+		return &state{answer: Answer{Samples: r.Samples, Fetched: asked}, took: now.Sub(asked)}
 	case errors.Is(r.Err, sources.ErrNoData):
-		return &state{answer: Answer{Fetched: now}, noData: r.Err}
+		return &state{answer: Answer{Fetched: asked}, took: now.Sub(asked), noData: r.Err}
 	}
-	next := &state{answer: s.answer, noData: s.noData, err: r.Err, since: s.since}
+	next := &state{answer: s.answer, took: s.took, noData: s.noData, err: r.Err, since: s.since}
 	if r.Err == nil {
 		next.err = errNoResult
 	}
@@ -143,15 +189,19 @@ func (s *state) serves(now time.Time, maxAge time.Duration) bool {
 // read is what a reader gets from s.
 func (s *state) read(source string, maxAge time.Duration, now time.Time) (Answer, error) {
 	if !s.serves(now, maxAge) {
-		return Answer{}, s.unavailable(source)
+		return Answer{}, s.unavailable(source, maxAge)
 	}
 	return s.answer, s.noData
 }
 
-func (s *state) unavailable(source string) error {
+func (s *state) unavailable(source string, maxAge time.Duration) error {
 	e := &UnavailableError{Source: source, Since: s.since, LastAnswer: s.answer.Fetched, Err: s.err}
-	if e.Err == nil {
-		e.Since, e.Err = e.LastAnswer, errNotRefreshed
+	if e.Err != nil {
+		return e
+	}
+	e.Since, e.Err = e.LastAnswer, errNotRefreshed
+	if s.took > maxAge {
+		e.Err = fmt.Errorf("its answer took %v, and serves no longer than %v", s.took.Round(time.Millisecond), maxAge)
 	}
 	return e
 }

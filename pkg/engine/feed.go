@@ -14,9 +14,6 @@ const (
 	// gather is how long a cold query waits for others to share its Fetch with.
 	// Queries that are due within this time of each other are fetched together.
 	gather = 5 * time.Millisecond
-	// maxInFlight is how many Fetches of a source may be under way. Queries that fall
-	// due beyond it gather, and share the next one.
-	maxInFlight = 16
 	// markEvery is how exactly the time of the last read is kept, so that readers of
 	// one query do not all write to it.
 	markEvery = time.Second
@@ -38,12 +35,12 @@ type feed struct {
 	// a lock; it is written under mu.
 	entries sync.Map
 
-	mu       sync.Mutex
-	queue    queue
-	pins     map[string]*entry
+	mu    sync.Mutex
+	queue queue
+	pins  map[string]*entry
+	// backends are those that have entries, by name.
+	backends map[string]*backend
 	inFlight int
-	// throttles are by the name of the backend.
-	throttles map[string]*throttle
 }
 
 // pin is a query that is in demand because an HPA names it.
@@ -54,15 +51,15 @@ type pin struct {
 
 func newFeed(name string, phase time.Duration, opts Options, m *metrics) *feed {
 	return &feed{
-		name:      name,
-		source:    opts.Sources[name],
-		opts:      opts,
-		metrics:   m.of(name),
-		schedule:  schedule{phase: phase, backoff: opts.Backoff},
-		epoch:     time.Now(),
-		kick:      make(chan struct{}, 1),
-		pins:      map[string]*entry{},
-		throttles: map[string]*throttle{},
+		name:     name,
+		source:   opts.Sources[name],
+		opts:     opts,
+		metrics:  m.of(name),
+		schedule: schedule{phase: phase, backoff: opts.Backoff},
+		epoch:    time.Now(),
+		kick:     make(chan struct{}, 1),
+		pins:     map[string]*entry{},
+		backends: map[string]*backend{},
 	}
 }
 
@@ -124,7 +121,7 @@ func (f *feed) await(ctx context.Context, req Request) (Answer, error) {
 func (f *feed) cutShort(e *entry, cause error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if t := e.throttle; t.until.After(time.Now()) {
+	if t := e.backend.throttle; t.until.After(time.Now()) {
 		return fmt.Errorf("source %s: the first fetch waits until %s (%w): %w", f.name, timestamp(t.until), t.err, cause)
 	}
 	return fmt.Errorf("source %s: the first fetch is still under way: %w", f.name, cause)
@@ -201,22 +198,30 @@ func (f *feed) entry(q sources.Query) *entry {
 	if e := f.lookup(key); e != nil {
 		return e
 	}
-	e := &entry{query: q, key: key, throttle: f.throttleOf(q.Backend()), idle: true, place: -1}
+	e := &entry{query: q, key: key, backend: f.backend(q.Backend()), idle: true, place: -1}
+	e.backend.entries++
 	e.state.Store(&state{pending: make(chan struct{})})
 	e.lastRead.Store(int64(-f.opts.DemandFor) - 1) // never
 	f.entries.Store(key, e)
 	return e
 }
 
-// throttleOf is shared by the entries of one backend. It is kept as long as the feed:
-// there are few backends.
-func (f *feed) throttleOf(backend string) *throttle {
-	t, ok := f.throttles[backend]
-	if !ok {
-		t = &throttle{}
-		f.throttles[backend] = t
+// forget drops an entry that is not in the queue, and its backend with the last one.
+func (f *feed) forget(e *entry) {
+	f.entries.Delete(e.key)
+	e.backend.entries--
+	if e.backend.entries == 0 {
+		delete(f.backends, e.backend.name)
 	}
-	return t
+}
+
+func (f *feed) backend(name string) *backend {
+	b, ok := f.backends[name]
+	if !ok {
+		b = &backend{name: name}
+		f.backends[name] = b
+	}
+	return b
 }
 
 // revive puts an idle entry into the queue for the next batch.
@@ -241,7 +246,7 @@ func (f *feed) inDemand(e *entry, now time.Time) bool {
 }
 
 // hasten makes terms that have become shorter count at once, except for a query
-// that is being asked or backs off.
+// that is due already or backs off.
 func (f *feed) hasten(e *entry, now time.Time) {
 	if e.place < 0 {
 		return

@@ -45,7 +45,7 @@ func TestMetrics(t *testing.T) {
 		err := testutil.CollectAndCompare(e, strings.NewReader(`
 # HELP tidegauge_answer_age_seconds Age of the oldest last answer of a query in demand.
 # TYPE tidegauge_answer_age_seconds gauge
-tidegauge_answer_age_seconds{source="b"} 15
+tidegauge_answer_age_seconds{source="b"} 16
 # HELP tidegauge_queries_in_demand Queries that are being refreshed.
 # TYPE tidegauge_queries_in_demand gauge
 tidegauge_queries_in_demand{source="b"} 4

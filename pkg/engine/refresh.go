@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"time"
 
@@ -25,8 +24,8 @@ func (f *feed) run(ctx context.Context) {
 		for _, e := range r.tooOld {
 			f.opts.OnChange(f.name, e.key)
 		}
-		for _, batch := range r.batches() {
-			fetches.Go(func() { f.fetch(ctx, batch) })
+		for l, batch := range r.batches {
+			fetches.Go(func() { f.fetch(ctx, l.backend, batch) })
 		}
 		var timer <-chan time.Time
 		if !r.next.IsZero() {
@@ -42,32 +41,30 @@ func (f *feed) run(ctx context.Context) {
 
 // round is what there is to do at one time.
 type round struct {
-	// healthy and failing are the entries to fetch. Queries that failed go apart, so
-	// that a bad one costs the healthy ones no calls again and again.
-	healthy, failing []*entry
+	// batches are the entries to fetch, each for a Fetch of its own.
+	batches map[lane][]*entry
 	// tooOld are entries whose answer has just become too old to serve.
 	tooOld []*entry
 	// next is when the next round is; zero if there is nothing to wait for but a kick.
 	next time.Time
 }
 
-// batches are what is to be fetched, at most two.
-func (r round) batches() [][]*entry {
-	return slices.DeleteFunc([][]*entry{r.healthy, r.failing}, func(b []*entry) bool { return len(b) == 0 })
+// lane is what the queries of a batch have in common: whom they ask, so that nobody
+// waits for another backend, and how that went so far, so that a bad query costs the
+// good ones no calls again and again.
+type lane struct {
+	backend  *backend
+	standing standing
 }
 
 // take removes from the queue what is to be done now.
 func (f *feed) take(now time.Time) round {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var r round
-	if f.inFlight > maxInFlight-2 {
-		return r // the end of a Fetch kicks
-	}
+	r := round{batches: map[lane][]*entry{}}
 	if len(f.queue) > 0 && !f.queue[0].wake.After(now) {
 		f.collect(&r, now)
 	}
-	f.inFlight += len(r.batches())
 	if len(f.queue) > 0 {
 		r.next = f.queue[0].wake
 	}
@@ -86,30 +83,53 @@ func (f *feed) collect(r *round, now time.Time) {
 			r.tooOld = append(r.tooOld, e)
 			f.enqueue(e, e.due)
 		case e.idle:
-			f.entries.Delete(e.key)
+			f.forget(e)
 		case e.state.Load().pending == nil && !f.inDemand(e, now):
 			f.rest(e, now)
-		case e.throttle.until.After(horizon):
-			f.enqueue(e, e.throttle.until)
-		case e.failures > 0:
-			r.failing = append(r.failing, e)
+		case e.backend.throttle.until.After(horizon):
+			f.enqueue(e, e.backend.throttle.until)
 		default:
-			r.healthy = append(r.healthy, e)
+			f.assign(r, e)
 		}
 	}
 }
 
-// fetch asks for a batch and takes in the results.
-func (f *feed) fetch(ctx context.Context, batch []*entry) {
-	started := time.Now()
+// assign puts e into a batch, or lets it wait until its backend may have one more.
+func (f *feed) assign(r *round, e *entry) {
+	b := e.backend
+	l := lane{b, e.standing()}
+	if r.batches[l] == nil {
+		if !b.mayFetch(f.inFlight) {
+			b.waiting = append(b.waiting, e)
+			return
+		}
+		b.inFlight++
+		f.inFlight++
+	}
+	r.batches[l] = append(r.batches[l], e)
+}
+
+// release counts a Fetch of b as over, and gives those that waited for it their turn.
+func (f *feed) release(b *backend) {
+	b.inFlight--
+	f.inFlight--
+	for _, e := range b.waiting {
+		f.enqueue(e, e.due)
+	}
+	b.waiting = nil
+}
+
+// fetch asks b for a batch and takes in the results.
+func (f *feed) fetch(ctx context.Context, b *backend, batch []*entry) {
+	asked := time.Now()
 	results := f.ask(ctx, batch)
 	now := time.Now()
 	if ctx.Err() != nil {
-		f.putBack(batch, now)
+		f.putBack(b, batch, now)
 		return
 	}
-	f.metrics.fetched(results, now.Sub(started))
-	f.report(ctx, f.settle(batch, results, now))
+	f.metrics.fetched(results, now.Sub(asked))
+	f.report(ctx, f.settle(b, batch, results, asked, now))
 }
 
 // ask gives one result per entry, whatever the source does.
@@ -149,10 +169,10 @@ func failAll(batch []*entry, err error) []sources.Result {
 
 // putBack returns a batch to the queue that was cut short because the engine stops,
 // which says nothing about the backend.
-func (f *feed) putBack(batch []*entry, now time.Time) {
+func (f *feed) putBack(b *backend, batch []*entry, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.inFlight--
+	f.release(b)
 	for _, e := range batch {
 		f.enqueue(e, now)
 	}
@@ -160,38 +180,37 @@ func (f *feed) putBack(batch []*entry, now time.Time) {
 
 // change is a state that another one has followed.
 type change struct {
-	key     string
+	entry   *entry
 	was, is *state
 }
 
-// settle takes the results of a batch in, wakes who waits for them, and gives back
-// what has changed.
-func (f *feed) settle(batch []*entry, results []sources.Result, now time.Time) []change {
+// settle takes in the results of a batch, which b was asked for at one time and gave
+// now, wakes who waits for them, and gives back what has changed.
+func (f *feed) settle(b *backend, batch []*entry, results []sources.Result, asked, now time.Time) []change {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.inFlight--
-	for t, said := range byThrottle(batch, results) {
-		t.heed(said, f.opts.Backoff.Max, now)
-	}
+	f.release(b)
+	b.throttle.heed(results, f.opts.Backoff.Max, now)
 	// One jitter for the batch, so that what failed together is retried together.
 	jitter := newJitter()
 	var changes []change
 	for i, e := range batch {
 		was := e.state.Load()
-		is := was.after(results[i], now)
+		is := was.after(results[i], asked, now)
 		e.state.Store(is)
 		if was.pending != nil {
 			close(was.pending)
 		}
-		if is.differs(was) {
-			changes = append(changes, change{e.key, was, is})
+		serves := is.serves(now, e.terms.maxAge)
+		if is.differs(was) || serves && e.told {
+			changes = append(changes, change{e, was, is})
 		}
+		e.told = e.told && !serves
 		if now.Sub(e.reviewed) >= f.opts.DemandFor {
 			e.review(now)
 		}
 		f.enqueue(e, f.nextDue(e, is.err, jitter, now))
 	}
-	f.lookAgain() // there is a free slot
 	return changes
 }
 
@@ -200,50 +219,46 @@ func (f *feed) settle(batch []*entry, results []sources.Result, now time.Time) [
 func (f *feed) nextDue(e *entry, err error, j jitter, now time.Time) time.Time {
 	switch {
 	case err == nil:
-		e.failures, e.told = 0, false
+		e.succeed()
 		// It may have been asked up to gather early, and is not asked again for that.
 		return f.schedule.refresh(now.Add(gather), e.terms.interval)
 	case isThrottling(err):
-		return e.throttle.until
+		return e.backend.throttle.until
 	default:
-		e.failures++
+		e.fail(err)
 		return f.schedule.retry(now, e.terms.interval, e.failures, err, j)
 	}
 }
 
-// byThrottle are the results of each backend.
-func byThrottle(batch []*entry, results []sources.Result) map[*throttle][]sources.Result {
-	groups := map[*throttle][]sources.Result{}
-	for i, e := range batch {
-		groups[e.throttle] = append(groups[e.throttle], results[i])
-	}
-	return groups
-}
-
-// report logs which queries began or ceased to fail and tells OnChange of all that
-// changed.
+// report logs which queries began or ceased to fail, or fail for another reason than
+// before, and tells OnChange of all that changed.
 func (f *feed) report(ctx context.Context, changes []change) {
-	var failed, recovered []change
+	var failed, other, recovered []change
 	for _, c := range changes {
 		switch {
 		case c.was.err == nil && c.is.err != nil:
 			failed = append(failed, c)
 		case c.was.err != nil && c.is.err == nil:
 			recovered = append(recovered, c)
+		case text(c.was.err) != text(c.is.err):
+			other = append(other, c)
 		}
 	}
 	log := klog.FromContext(ctx).WithValues("source", f.name)
 	// Queries that fail with the same words share a line, so that a backend that is
 	// down is not as many lines as it has queries.
 	for _, g := range byError(failed) {
-		log.Error(g[0].is.err, "Queries began to fail", "count", len(g), "queries", someKeys(g))
+		log.Error(g[0].is.err, "Queries began to fail", "count", len(g), "queries", someNames(g))
+	}
+	for _, g := range byError(other) {
+		log.Error(g[0].is.err, "Queries fail for another reason", "count", len(g), "queries", someNames(g))
 	}
 	if len(recovered) > 0 {
-		log.Info("Queries answer again", "count", len(recovered), "queries", someKeys(recovered),
+		log.Info("Queries answer again", "count", len(recovered), "queries", someNames(recovered),
 			"failedFor", time.Since(recovered[0].was.since))
 	}
 	for _, c := range changes {
-		f.opts.OnChange(f.name, c.key)
+		f.opts.OnChange(f.name, c.entry.key)
 	}
 }
 
@@ -264,11 +279,11 @@ func byError(changes []change) [][]change {
 	return groups
 }
 
-// someKeys are the keys of the first few changes.
-func someKeys(changes []change) []string {
-	var keys []string
+// someNames are those of the first few queries that changed.
+func someNames(changes []change) []string {
+	var names []string
 	for _, c := range changes[:min(len(changes), 5)] {
-		keys = append(keys, c.key)
+		names = append(names, c.entry.name())
 	}
-	return keys
+	return names
 }

@@ -143,6 +143,94 @@ func TestHungFetchHoldsUpNobody(t *testing.T) {
 	})
 }
 
+// hang answers 1, except for backends whose name starts with hung, which do not answer.
+func hang(ctx context.Context, q query) sources.Result {
+	if strings.HasPrefix(q.Backend(), "hung") {
+		<-ctx.Done()
+		return failure(ctx.Err())
+	}
+	return value(1)
+}
+
+func TestBackendsHaveFetchesOfTheirOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		e := start(t, b, engine.Options{})
+		e.Pin([]engine.Request{request("eu/1"), request("eu/2"), request("us/1"), request("q")})
+		b.sleepUntil(time.Minute + time.Second)
+		asked := map[string]int{}
+		for _, c := range b.seen() {
+			asked[c.keys]++
+		}
+		if len(asked) != 3 || asked["eu/1 eu/2"] != 5 || asked["us/1"] != 5 || asked["q"] != 5 {
+			t.Errorf("the batches were %v", asked)
+		}
+	})
+}
+
+func TestColdStartWaitsForNoHungBackend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.answersBy(hang)
+		e := start(t, b, engine.Options{})
+		e.Pin([]engine.Request{request("hung/1"), request("well/1")})
+		wantValue(t, e, request("well/1"), 1)
+		if waited := time.Since(b.start); waited != gather {
+			t.Errorf("the first answer of the other backend took %v", waited)
+		}
+	})
+}
+
+func TestHungBackendDelaysNoOther(t *testing.T) {
+	for _, timeout := range []time.Duration{10 * time.Second, 30 * time.Second} {
+		t.Run(timeout.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBackend()
+				b.answersBy(hang)
+				e := start(t, b, engine.Options{FetchTimeout: timeout})
+				often := func(key string) engine.Request {
+					req := request(key)
+					req.Interval, req.MaxAge = time.Second, 5*time.Second
+					return req
+				}
+				for i := range 600 {
+					e.Touch(often(fmt.Sprintf("hung/%d", i%60)))
+					if a, err := e.Read(t.Context(), often("well/q")); err != nil || time.Since(a.Fetched) > time.Second+gather {
+						t.Fatalf("read %d of the other backend = %v, %v", i, a, err)
+					}
+					pass(300 * time.Millisecond)
+				}
+			})
+		})
+	}
+}
+
+func TestManyHungBackendsHoldUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.answersBy(hang)
+		e := start(t, b, engine.Options{})
+		const backends = 20
+		for i := range 16 {
+			for j := range backends {
+				e.Touch(request(fmt.Sprintf("hung%02d/%d", j, i)))
+			}
+			pass(2 * gather)
+		}
+		synctest.Wait()
+		if n := len(b.seen()); n != 128 {
+			t.Errorf("%d fetches are under way", n)
+		}
+		began := time.Now()
+		for i := range 4 {
+			wantValue(t, e, request(fmt.Sprintf("well/%d", i)), 1)
+		}
+		if waited := time.Since(began); waited != 4*gather {
+			t.Errorf("the first answers of another backend took %v", waited)
+		}
+	})
+}
+
 func TestFetchesInFlightAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBackend()
@@ -157,15 +245,40 @@ func TestFetchesInFlightAreLimited(t *testing.T) {
 			pass(2 * gather)
 		}
 		b.sleepUntil(9 * time.Second)
-		if n := len(b.seen()); n != 15 {
+		if n := len(b.seen()); n != 16 {
 			t.Errorf("%d fetches are under way", n)
 		}
 		b.sleepUntil(10*time.Second + gather)
 		late := b.seen()
-		if len(late) != 1 || len(strings.Fields(late[0].keys)) != 25 {
+		if len(late) != 1 || len(strings.Fields(late[0].keys)) != 24 {
 			t.Errorf("the first free slot was used for %v, want one batch of all that waited", late)
 		}
 		readers.Wait()
+	})
+}
+
+func TestQueriesThatWaitedAreAskedAfterARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.answersBy(hang)
+		e := engine.New(engine.Options{Sources: map[string]sources.Source{"b": b}})
+		stop := run(t, e)
+		var pins []engine.Request
+		for i := range 20 {
+			pins = append(pins, request(fmt.Sprintf("hung/%02d", i)))
+			e.Pin(pins)
+			pass(2 * gather)
+		}
+		stop()
+		if n := len(b.seen()); n != 16 {
+			t.Errorf("%d fetches were under way", n)
+		}
+		b.answers(value(1))
+		run(t, e)
+		synctest.Wait()
+		if calls := b.seen(); len(calls) != 1 || len(strings.Fields(calls[0].keys)) != 20 {
+			t.Errorf("after the restart the backend was called %v, want once for all", calls)
+		}
 	})
 }
 
@@ -190,8 +303,16 @@ func TestBackoffGrowsAndResets(t *testing.T) {
 			[]time.Duration{2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 32 * time.Second, time.Minute, time.Minute},
 		},
 		{
-			"a rejection", fmt.Errorf("%w: bad expression", sources.ErrRejected), 128 * time.Second,
-			[]time.Duration{2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 32 * time.Second, 64 * time.Second, 128 * time.Second, 256 * time.Second, 5 * time.Minute, 5 * time.Minute},
+			"a rejection", fmt.Errorf("%w: bad expression", sources.ErrRejected), 15 * time.Second,
+			[]time.Duration{10 * time.Second, 20 * time.Second, 40 * time.Second, 80 * time.Second, 160 * time.Second, 5 * time.Minute, 5 * time.Minute},
+		},
+		{
+			"a rejection of a query asked every second", fmt.Errorf("%w: bad expression", sources.ErrRejected), time.Second,
+			[]time.Duration{10 * time.Second, 20 * time.Second, 40 * time.Second, 80 * time.Second, 160 * time.Second, 5 * time.Minute, 5 * time.Minute},
+		},
+		{
+			"a rejection of a query asked seldom", fmt.Errorf("%w: bad expression", sources.ErrRejected), 10 * time.Minute,
+			[]time.Duration{10 * time.Second, 20 * time.Second, 40 * time.Second, 80 * time.Second, 160 * time.Second, 320 * time.Second, 10 * time.Minute},
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -217,7 +338,7 @@ func TestBackoffGrowsAndResets(t *testing.T) {
 				b.sleepUntil(2 * time.Hour)
 				b.seen()
 				b.answers(failure(tc.err))
-				b.sleepUntil(2*time.Hour + 2*tc.interval)
+				b.sleepUntil(2*time.Hour + 2*max(tc.interval, tc.waits[0]))
 				calls = b.seen()
 				if got := calls[1].at - calls[0].at; got > tc.waits[0]+time.Second {
 					t.Errorf("the first wait after a recovery was %v, want about %v", got, tc.waits[0])
@@ -231,22 +352,59 @@ func TestFailingQueriesAreAskedApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBackend()
 		b.answersBy(func(_ context.Context, q query) sources.Result {
-			if strings.HasPrefix(string(q), "bad") {
+			switch {
+			case strings.HasPrefix(string(q), "bad"):
 				return failure(errors.New("no"))
+			case strings.HasPrefix(string(q), "wrong"):
+				return failure(fmt.Errorf("%w: bad expression", sources.ErrRejected))
 			}
 			return value(1)
 		})
-		e := start(t, b, engine.Options{})
-		e.Pin([]engine.Request{request("bad1"), request("bad2"), request("good1"), request("good2")})
+		// With equal times to wait they fall due together.
+		e := start(t, b, engine.Options{Backoff: engine.Backoff{First: 15 * time.Second, FirstRejected: 15 * time.Second}})
+		var pins []engine.Request
+		for _, key := range []string{"bad1", "bad2", "good1", "good2", "wrong1", "wrong2"} {
+			pins = append(pins, request(key))
+		}
+		e.Pin(pins)
 		b.sleepUntil(time.Hour)
 		calls := b.seen()
-		if calls[0].keys != "bad1 bad2 good1 good2" {
+		if calls[0].keys != "bad1 bad2 good1 good2 wrong1 wrong2" {
 			t.Errorf("the first batch was %v", calls[0])
 		}
+		asked := map[string]int{}
 		for _, c := range calls[1:] {
-			if c.keys != "bad1 bad2" && c.keys != "good1 good2" {
-				t.Errorf("a batch was %v", c)
+			asked[c.keys]++
+		}
+		if len(asked) != 3 || asked["bad1 bad2"] == 0 || asked["good1 good2"] != 4*60 || asked["wrong1 wrong2"] == 0 {
+			t.Errorf("the batches were %v", asked)
+		}
+	})
+}
+
+func TestRejectedQueryThatComesBackIsAskedApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.answersBy(func(_ context.Context, q query) sources.Result {
+			if q == "wrong" {
+				return failure(sources.ErrRejected)
 			}
+			return value(1)
+		})
+		e := start(t, b, engine.Options{DemandFor: 10 * time.Minute})
+		e.Touch(request("wrong"))
+		b.sleepUntil(17 * time.Minute)
+		if st, ok := e.Peek(request("wrong")); !ok || st.InDemand {
+			t.Fatalf("Peek = %+v, %v", st, ok)
+		}
+		b.seen()
+		e.Pin([]engine.Request{request("wrong"), request("good")})
+		b.sleepUntil(17*time.Minute + time.Second)
+		calls := b.seen()
+		slices.SortFunc(calls, func(x, y call) int { return strings.Compare(x.keys, y.keys) })
+		at := 17*time.Minute + gather
+		if !slices.Equal(calls, []call{{at, "good"}, {at, "wrong"}}) {
+			t.Errorf("the backend was called %v", calls)
 		}
 	})
 }
@@ -433,17 +591,50 @@ func TestLogsOnceThatQueriesFailAndRecover(t *testing.T) {
 		b.sleepUntil(time.Second)
 		b.answers(failure(errors.New("AccessDenied: not you")))
 		b.sleepUntil(10 * time.Minute)
+		b.answers(failure(errors.New("connection refused")))
+		b.sleepUntil(20 * time.Minute)
 		b.answers(value(1))
-		b.sleepUntil(11 * time.Minute)
+		b.sleepUntil(21 * time.Minute)
 		lines := logger.GetSink().(ktesting.Underlier).GetBuffer().Data()
-		if len(lines) != 2 {
+		want := []struct{ message, err string }{
+			{"Queries began to fail", "AccessDenied: not you"},
+			{"Queries fail for another reason", "connection refused"},
+			{"Queries answer again", ""},
+		}
+		if len(lines) != len(want) {
 			t.Fatalf("%d lines of log: %v", len(lines), lines)
 		}
-		if lines[0].Err.Error() != "AccessDenied: not you" || lines[0].Message != "Queries began to fail" {
-			t.Errorf("the first line is %+v", lines[0])
+		for i, l := range lines {
+			if l.Message != want[i].message || l.Err != nil && l.Err.Error() != want[i].err {
+				t.Errorf("line %d is %+v, want %v", i, l, want[i])
+			}
 		}
-		if lines[1].Message != "Queries answer again" {
-			t.Errorf("the second line is %+v", lines[1])
+	})
+}
+
+func TestLogNamesQueriesAsTheySay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.fetch = func(_ context.Context, queries []sources.Query) []sources.Result {
+			results := make([]sources.Result, len(queries))
+			for i := range results {
+				results[i].Err = errors.New("500")
+			}
+			return results
+		}
+		e := engine.New(engine.Options{Sources: map[string]sources.Source{"b": b}})
+		logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.BufferLogs(true)))
+		runWith(t, klog.NewContext(t.Context(), logger), e)
+		spoken := request("q")
+		spoken.Query = named{"q"}
+		wantUnavailable(t, e, spoken)
+		wantUnavailable(t, e, request("r"))
+		synctest.Wait()
+		log := logger.GetSink().(ktesting.Underlier).GetBuffer().String()
+		for _, name := range []string{`queries=["what is q"]`, `queries=["r"]`} {
+			if !strings.Contains(log, name) {
+				t.Errorf("the log has no %s:\n%s", name, log)
+			}
 		}
 	})
 }

@@ -9,12 +9,8 @@ import (
 	"github.com/tidegauge/tidegauge/pkg/sources"
 )
 
-const (
-	// retryGrid is what retries are aligned to.
-	retryGrid = time.Second
-	// firstPause is how long a backend rests that throttles for the first time.
-	firstPause = time.Second
-)
+// retryGrid is what retries are aligned to.
+const retryGrid = time.Second
 
 // schedule says when a source's queries are due.
 type schedule struct {
@@ -30,11 +26,11 @@ func (s schedule) refresh(t time.Time, interval time.Duration) time.Time {
 
 // retry is when a query is due that has failed for the n-th time in a row, with err.
 func (s schedule) retry(t time.Time, interval time.Duration, n int, err error, j jitter) time.Time {
-	limit := s.backoff.Max
+	first, limit := min(s.backoff.First, interval), s.backoff.Max
 	if errors.Is(err, sources.ErrRejected) {
-		limit = s.backoff.Rejected
+		first, limit = s.backoff.FirstRejected, s.backoff.MaxRejected
 	}
-	wait := grow(min(s.backoff.First, interval), max(limit, interval), n)
+	wait := grow(first, max(limit, interval), n)
 	return align(t.Add(j.of(wait)), retryGrid, s.phase)
 }
 
@@ -66,40 +62,6 @@ func newJitter() jitter {
 }
 
 func (j jitter) of(d time.Duration) time.Duration { return time.Duration(float64(d) * float64(j)) }
-
-// throttle is the pause of a backend that asks for fewer calls.
-type throttle struct {
-	until time.Time
-	// count is how many pauses there were since the backend last answered freely.
-	count int
-	err   error
-}
-
-// heed starts a pause if a result asks for it. Fetches that were under way when a
-// pause started do not make it longer.
-func (t *throttle) heed(results []sources.Result, limit time.Duration, now time.Time) {
-	if now.Before(t.until) {
-		return
-	}
-	answered := false
-	for _, r := range results {
-		if isThrottling(r.Err) {
-			t.count++
-			t.err = r.Err
-			t.until = now.Add(newJitter().of(grow(firstPause, limit, t.count)))
-			return
-		}
-		answered = answered || r.Err == nil || errors.Is(r.Err, sources.ErrNoData)
-	}
-	if answered {
-		t.count = 0
-	}
-}
-
-func isThrottling(err error) bool {
-	_, ok := errors.AsType[*sources.ThrottledError](err)
-	return ok
-}
 
 // queue is a heap of entries, the first to wake on top.
 type queue []*entry

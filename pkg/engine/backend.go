@@ -1,0 +1,75 @@
+package engine
+
+import (
+	"errors"
+	"time"
+
+	"github.com/tidegauge/tidegauge/pkg/sources"
+)
+
+const (
+	// maxInFlight is how many Fetches of a backend may be under way. Queries that fall
+	// due beyond it gather, and share the next one.
+	maxInFlight = 16
+	// manyInFlight is how many Fetches of a source are too many for a backend to have
+	// more than fewInFlight. Those it always may have, so that however many backends
+	// hang, they do not hold up one that does not.
+	manyInFlight = 128
+	fewInFlight  = 4
+	// firstPause is how long a backend rests that throttles for the first time.
+	firstPause = time.Second
+)
+
+// backend is one of those that a source asks. It belongs to the feed's mutex, and
+// lives as long as it has entries.
+type backend struct {
+	name     string
+	entries  int
+	inFlight int
+	// waiting are entries that are due and not in the queue, because the backend may
+	// have no more Fetches now. The end of each Fetch puts them back.
+	waiting  []*entry
+	throttle throttle
+}
+
+// mayFetch says whether b may have one Fetch more, of a source that has ofSource.
+func (b *backend) mayFetch(ofSource int) bool {
+	if ofSource >= manyInFlight {
+		return b.inFlight < fewInFlight
+	}
+	return b.inFlight < maxInFlight
+}
+
+// throttle is the pause of a backend that asks for fewer calls.
+type throttle struct {
+	until time.Time
+	// count is how many pauses there were since the backend last answered freely.
+	count int
+	err   error
+}
+
+// heed starts a pause if a result asks for it. Fetches that were under way when a
+// pause started do not make it longer.
+func (t *throttle) heed(results []sources.Result, limit time.Duration, now time.Time) {
+	if now.Before(t.until) {
+		return
+	}
+	answered := false
+	for _, r := range results {
+		if isThrottling(r.Err) {
+			t.count++
+			t.err = r.Err
+			t.until = now.Add(newJitter().of(grow(firstPause, limit, t.count)))
+			return
+		}
+		answered = answered || r.Err == nil || errors.Is(r.Err, sources.ErrNoData)
+	}
+	if answered {
+		t.count = 0
+	}
+}
+
+func isThrottling(err error) bool {
+	_, ok := errors.AsType[*sources.ThrottledError](err)
+	return ok
+}
