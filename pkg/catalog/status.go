@@ -19,16 +19,16 @@ import (
 // Reasons of an ExternalMetric's conditions. Those of a condition that is False
 // are also the reasons of its Events.
 const (
-	reasonAvailable      = "Available"
-	reasonTooLargeForHPA = "TooLargeForHPA"
-	reasonInvalid        = "Invalid"
-	reasonRejected       = "Rejected"
-	reasonNoData         = "NoData"
-	reasonNotANumber     = "NotANumber"
-	reasonUnavailable    = "BackendUnavailable"
-	reasonFetchFailed    = "FetchFailed"
-	reasonAnswered       = "Answered"
-	reasonNotInDemand    = "NotInDemand"
+	reasonAvailable    = "Available"
+	reasonMisreadByHPA = "MisreadByHPA"
+	reasonInvalid      = "Invalid"
+	reasonRejected     = "Rejected"
+	reasonNoData       = "NoData"
+	reasonNotANumber   = "NotANumber"
+	reasonUnavailable  = "BackendUnavailable"
+	reasonFetchFailed  = "FetchFailed"
+	reasonAnswered     = "Answered"
+	reasonNotInDemand  = "NotInDemand"
 )
 
 // maxMessage is less than what an Event can say
@@ -89,7 +89,7 @@ func (k knowledge) ready() metav1.Condition {
 	}
 	c.Status, c.Reason, c.Message = metav1.ConditionTrue, reasonAvailable, "the metric has a value"
 	if err := ReadableByHPA(items); err != nil {
-		c.Reason, c.Message = reasonTooLargeForHPA, err.Error()
+		c.Reason, c.Message = reasonMisreadByHPA, err.Error()
 	}
 	return c
 }
@@ -143,7 +143,7 @@ func eventsOf(before, after metricsaws.ExternalMetricStatus) []event {
 	var events []event
 	switch {
 	case ready.Status == metav1.ConditionFalse && (wasReady.Status != ready.Status || wasReady.Reason != ready.Reason),
-		ready.Reason == reasonTooLargeForHPA && wasReady.Reason != ready.Reason:
+		ready.Reason == reasonMisreadByHPA && wasReady.Reason != ready.Reason:
 		events = append(events, event{corev1.EventTypeWarning, ready.Reason, ready.Message})
 	case ready.Status == metav1.ConditionTrue && fresh.Status == metav1.ConditionFalse && wasFresh.Status != fresh.Status:
 		events = append(events, event{corev1.EventTypeWarning, fresh.Reason, "the last good value goes on serving until it is too old; " + fresh.Message})

@@ -83,7 +83,11 @@ func TestStatus(t *testing.T) {
 		},
 		{
 			name: "more than an HPA can read", know: knowledge{known: true, state: answered(9.1e18)},
-			ready: "True TooLargeForHPA more than an HPA can read", fresh: "True Answered", value: "9100P",
+			ready: "True MisreadByHPA an HPA would misread the value 9100P", fresh: "True Answered", value: "9100P",
+		},
+		{
+			name: "less than nothing", know: knowledge{known: true, state: answered(-7.5)},
+			ready: "True MisreadByHPA an HPA would misread the value -7500m: it takes what is negative for an overflow", fresh: "True Answered", value: "-7500m",
 		},
 		{
 			name: "an object that cannot be asked", know: knowledge{metric: &Metric{Err: errors.New("spec.queries: there are none")}},
@@ -149,7 +153,7 @@ func TestEvents(t *testing.T) {
 		{"recovery", answered(3), []string{"Normal Available"}},
 		{"no data", unreadable(answered(), sources.ErrNoData), []string{"Warning NoData"}},
 		{"data again", answered(3), []string{"Normal Available"}},
-		{"huge", answered(1e16), []string{"Warning TooLargeForHPA"}},
+		{"huge", answered(1e16), []string{"Warning MisreadByHPA"}},
 		{"still huge", answered(2e16), nil},
 		{"not huge", answered(1), nil},
 		{"a short failure", failing(answered(1), fault), []string{"Warning FetchFailed"}},

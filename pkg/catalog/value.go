@@ -17,9 +17,9 @@ import (
 // that is no number a Quantity can hold: NaN, an infinity, 2^63 and beyond.
 var ErrNotANumber = errors.New("not a number that can be served")
 
-// ErrTooLargeForHPA is the error of a number that can be served exactly, but that
-// an HPA would take for another one, such as 0.
-var ErrTooLargeForHPA = errors.New("more than an HPA can read: it computes in thousandths in 64 bits, so up to 9.2e15")
+// ErrMisreadByHPA is the error of a number that can be served exactly, but that an
+// HPA would take for another one, such as 0 or the largest that there is.
+var ErrMisreadByHPA = errors.New("an HPA would misread the value")
 
 // hpaLimit is the magnitude from which on an HPA misreads a value: it computes in
 // thousandths in an int64, and Quantity.MilliValue of more does not fit (see
@@ -101,19 +101,20 @@ func sum(items []Item) (resource.Quantity, time.Time) {
 	return total, newest
 }
 
-// ReadableByHPA wraps ErrTooLargeForHPA unless an HPA can read each of the items
-// and add them up, in any order.
+// ReadableByHPA wraps ErrMisreadByHPA unless an HPA can add up the items, in their
+// order, to the number that they are. It takes a sum that is negative on the way for
+// an overflow, and scales to its maximum (GetExternalPerPodMetricReplicas in
+// k8s.io/kubernetes/pkg/controller/podautoscaler).
 func ReadableByHPA(items []Item) error {
 	total := resource.Quantity{Format: resource.DecimalSI}
 	for _, item := range items {
-		size := item.Value.DeepCopy()
-		if size.Sign() < 0 {
-			size.Neg()
+		total.Add(item.Value)
+		switch {
+		case item.Value.CmpInt64(hpaLimit) > 0 || total.CmpInt64(hpaLimit) > 0:
+			return fmt.Errorf("%w %s: it computes in thousandths in 64 bits, so up to 9.2e15", ErrMisreadByHPA, total.String())
+		case total.Sign() < 0:
+			return fmt.Errorf("%w %s: it takes what is negative for an overflow; clip it, as with the expression IF(m > 0, m, 0)", ErrMisreadByHPA, total.String())
 		}
-		total.Add(size)
-	}
-	if total.CmpInt64(hpaLimit) > 0 {
-		return fmt.Errorf("%w; the value is %s", ErrTooLargeForHPA, total.String())
 	}
 	return nil
 }

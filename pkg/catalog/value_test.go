@@ -141,7 +141,7 @@ func TestReadableByHPA(t *testing.T) {
 	for _, tc := range []struct {
 		value float64
 		want  bool
-	}{{9e15, true}, {-9e15, true}, {9.3e15, false}, {-9.3e15, false}, {9.1e18, false}} {
+	}{{0, true}, {0.9, true}, {9e15, true}, {9.3e15, false}, {9.1e18, false}} {
 		q, err := quantity(tc.value)
 		if err != nil {
 			t.Fatal(err)
@@ -154,8 +154,22 @@ func TestReadableByHPA(t *testing.T) {
 			t.Errorf("an HPA reads %v as %d thousandths", tc.value, asHPA.MilliValue())
 		}
 	}
-	half := Item{Value: resource.MustParse("5P")}
-	if err := ReadableByHPA([]Item{half, half}); !errors.Is(err, ErrTooLargeForHPA) {
-		t.Errorf("two halves that overflow together: %v", err)
+	for _, tc := range []struct {
+		values []string
+		want   bool
+	}{
+		{[]string{"5P", "4P"}, true},
+		{[]string{"5P", "5P"}, false},
+		{[]string{"-7500m"}, false},
+		{[]string{"10", "-5"}, true},
+		{[]string{"-5", "10"}, false}, // The sum is negative on the way.
+	} {
+		var items []Item
+		for _, v := range tc.values {
+			items = append(items, Item{Value: resource.MustParse(v)})
+		}
+		if err := ReadableByHPA(items); (err == nil) != tc.want || err != nil && !errors.Is(err, ErrMisreadByHPA) {
+			t.Errorf("ReadableByHPA(%v): %v", tc.values, err)
+		}
 	}
 }

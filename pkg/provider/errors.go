@@ -28,7 +28,7 @@ func failedMetric(name types.NamespacedName, err error) error {
 	switch {
 	case errors.Is(err, sources.ErrNoData):
 		code, reason = http.StatusNotFound, metav1.StatusReasonNotFound
-	case errors.Is(err, sources.ErrRejected), errors.Is(err, catalog.ErrNotANumber), errors.Is(err, catalog.ErrTooLargeForHPA):
+	case errors.Is(err, sources.ErrRejected), errors.Is(err, catalog.ErrNotANumber), errors.Is(err, catalog.ErrMisreadByHPA):
 	case errors.As(err, new(*engine.UnavailableError)):
 		code, reason = http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):

@@ -45,6 +45,12 @@ func (e fakeEngine) Read(context.Context, engine.Request) (engine.Answer, error)
 	return e.answer, e.err
 }
 
+// person is the context of a request by somebody who is no HPA controller.
+func person(t *testing.T) context.Context {
+	t.Helper()
+	return request.WithUser(t.Context(), &user.DefaultInfo{Name: "jane"})
+}
+
 var (
 	depth = types.NamespacedName{Namespace: "shop", Name: "depth"}
 	at    = time.Date(2026, 1, 2, 3, 4, 0, 0, time.UTC)
@@ -63,7 +69,7 @@ func TestGetExternalMetric(t *testing.T) {
 		"id in (a, b)": `404 external metric shop/depth: no series matches the selector "id in (a,b)"; there are [{id=visible} {id=delayed}]`,
 	} {
 		t.Run(selector, func(t *testing.T) {
-			if got := get(t.Context(), t, p, depth, selector); got != want {
+			if got := get(person(t), t, p, depth, selector); got != want {
 				t.Errorf("got %s\nwant %s", got, want)
 			}
 		})
@@ -131,17 +137,17 @@ func TestHPAGetsNoNumberThatItMisreads(t *testing.T) {
 	for name, want := range map[string]string{
 		"jane":             "9100P",
 		"kubernetes-admin": "9100P",
-		"system:serviceaccount:kube-system:horizontal-pod-autoscaler":   "more than an HPA can read",
-		"system:serviceaccount:openshift-infra:hpa-controller":          "more than an HPA can read",
-		"system:kube-controller-manager":                                "more than an HPA can read",
-		"system:serviceaccount:autoscaling:an-hpa-controller-of-my-own": "more than an HPA can read",
+		"system:serviceaccount:kube-system:horizontal-pod-autoscaler":   "an HPA would misread the value 9100P",
+		"system:serviceaccount:openshift-infra:hpa-controller":          "an HPA would misread the value 9100P",
+		"system:kube-controller-manager":                                "an HPA would misread the value 9100P",
+		"system:serviceaccount:autoscaling:an-hpa-controller-of-my-own": "an HPA would misread the value 9100P",
 	} {
 		ctx := request.WithUser(t.Context(), &user.DefaultInfo{Name: name})
 		if got := get(ctx, t, p, depth, ""); !strings.Contains(got, want) {
 			t.Errorf("%s got %s, want %s", name, got, want)
 		}
 	}
-	if got := get(t.Context(), t, p, depth, ""); !strings.Contains(got, "more than an HPA can read") {
+	if got := get(t.Context(), t, p, depth, ""); !strings.Contains(got, "an HPA would misread the value 9100P") {
 		t.Errorf("nobody got %s", got)
 	}
 }

@@ -22,7 +22,7 @@ import (
 
 // What the ExternalMetric of the manifests asks.
 const (
-	depthExpression = "waiting + in_work"
+	depthExpression = "waiting + FILL(in_work, 0)"
 	visible         = "ApproximateNumberOfMessagesVisible"
 	notVisible      = "ApproximateNumberOfMessagesNotVisible"
 )

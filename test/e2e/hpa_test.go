@@ -69,21 +69,30 @@ func TestHPAAddsUpSeries(t *testing.T) {
 	s.awaitReplicas(worker, 5)
 }
 
-// An HPA computes in thousandths in an int64, which a large value does not fit: it would
-// see an empty queue and take the fewest replicas. It gets an error instead, and keeps
-// its replicas; others read the value as it is.
+// An HPA computes in thousandths in an int64: it would see an empty queue in a value
+// that is too large, and an endless one in a negative value. It gets an error instead,
+// and keeps its replicas; people read the value as it is.
 func TestValueThatAnHPAWouldMisread(t *testing.T) {
 	t.Parallel()
-	s := sharedBed(t).newSpace(t)
-	s.put("Bytes", 9.1e18)
-	s.create(s.metric("bytes", "Bytes"))
-	s.scale(worker, 3, "bytes")
-	release := s.hold(3)
-	s.awaitValue("bytes", "9100P")
-	s.awaitCondition("bytes", ready("TooLargeForHPA"), "9100P", "9.2e15")
-	s.warns(s.awaitEvent("bytes", "TooLargeForHPA", "more than an HPA can read"))
-	s.awaitBlindHPA("more than an HPA can read", "9100P")
-	release()
-	s.put("Bytes", 120)
-	s.awaitReplicas(worker, 4)
+	for _, tc := range []struct {
+		name  string
+		value float64
+		text  string
+	}{{"large", 9.1e18, "9100P"}, {"negative", -7.5, "-7500m"}} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s := sharedBed(t).newSpace(t)
+			s.put("Bytes", tc.value)
+			s.create(s.metric("bytes", "Bytes"))
+			s.scale(worker, 3, "bytes")
+			release := s.hold(3)
+			s.awaitValue("bytes", tc.text)
+			s.awaitCondition("bytes", ready("MisreadByHPA"), tc.text)
+			s.warns(s.awaitEvent("bytes", "MisreadByHPA", tc.text))
+			s.awaitBlindHPA("an HPA would misread the value", tc.text)
+			release()
+			s.put("Bytes", 120)
+			s.awaitReplicas(worker, 4)
+		})
+	}
 }
