@@ -149,7 +149,7 @@ func eventsOf(before, after metricsaws.ExternalMetricStatus) []event {
 		events = append(events, event{corev1.EventTypeWarning, fresh.Reason, "the last good value goes on serving until it is too old; " + fresh.Message})
 	case ready.Status == metav1.ConditionTrue && fresh.Status != metav1.ConditionFalse &&
 		(wasReady.Status == metav1.ConditionFalse || wasFresh.Status == metav1.ConditionFalse):
-		events = append(events, event{corev1.EventTypeNormal, reasonAvailable, "the metric has a value that the backend gave just now"})
+		events = append(events, event{corev1.EventTypeNormal, reasonAvailable, "the metric has a value again, and the backend answers"})
 	}
 	return events
 }

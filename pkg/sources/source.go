@@ -18,14 +18,15 @@ var ErrNoData = errors.New("no data")
 // The engine asks such a query seldom. Sources wrap it with the backend's words.
 var ErrRejected = errors.New("rejected")
 
-// Query is one question to one backend. A query is immutable once it is made.
+// Query is one question to one backend. A query is immutable once it is made. One
+// that is a fmt.Stringer is named by that in the log, and otherwise by its key.
 type Query interface {
 	// Key is equal for two queries of one source exactly when they ask the same,
 	// so that however many metrics ask it, it is asked once.
 	Key() string
 	// Backend names whom the query asks within its source, such as a region and an
 	// identity. A backend that asks for fewer calls delays the queries to it, and no
-	// others.
+	// others. A Fetch is given queries to one backend only.
 	Backend() string
 }
 

@@ -148,7 +148,7 @@ func (s *space) checkRecovery() {
 	s.awaitValue("orders", "30")
 	s.awaitReplicas(worker, 1)
 	s.awaitCondition("orders", ready("Available"))
-	s.awaitEvent("orders", "Available", "answers again")
+	s.awaitEvent("orders", "Available", "has a value again")
 }
 
 // readUntilError reads a metric until that fails, and returns when. Until then it must

@@ -82,6 +82,12 @@ func metric(id, name, stat string) cloudwatch.MetricDataQuery {
 	}}
 }
 
+// hide is the query with returnData false.
+func hide(d cloudwatch.MetricDataQuery) cloudwatch.MetricDataQuery {
+	d.ReturnData = new(false)
+	return d
+}
+
 func average(t *testing.T, name string) sources.Query {
 	t.Helper()
 	return newQuery(t, cloudwatch.Spec{Queries: []cloudwatch.MetricDataQuery{metric("m1", name, "Average")}})
@@ -189,7 +195,7 @@ func TestCloudWatchPeriods(t *testing.T) {
 	aws := startAWS(t, fakeaws.Options{})
 	aws.PutMetric(fakeaws.Metric{Namespace: namespace, Name: "fast", Value: 6, HighResolution: true})
 	put(aws, 0, map[string]float64{"now": 5})
-	put(aws, 70*time.Second, map[string]float64{"ended": 7})
+	put(aws, 190*time.Second, map[string]float64{"ended": 7})
 	put(aws, 8*time.Minute, map[string]float64{"five minutes ago": 8})
 	s := newSource(t)
 	ask := func(name, stat string, period int32) sources.Query {
@@ -227,11 +233,7 @@ func TestCloudWatchPeriods(t *testing.T) {
 
 func TestCloudWatchExpressions(t *testing.T) {
 	aws := startAWS(t, fakeaws.Options{})
-	put(aws, 2*time.Minute, map[string]float64{"a": 6, "b": 4, "c": 0})
-	hidden := func(d cloudwatch.MetricDataQuery) cloudwatch.MetricDataQuery {
-		d.ReturnData = new(false)
-		return d
-	}
+	put(aws, 2*time.Minute, map[string]float64{"a": 6, "b": 4, "c": 5, "tg0": 1})
 	math := func(id, expression string) cloudwatch.MetricDataQuery {
 		return cloudwatch.MetricDataQuery{ID: id, Expression: expression}
 	}
@@ -241,14 +243,15 @@ func TestCloudWatchExpressions(t *testing.T) {
 		queries []cloudwatch.MetricDataQuery
 		want    map[string]float64 // by id and label
 	}{
-		{"math", []cloudwatch.MetricDataQuery{hidden(a), hidden(b), math("e1", "m1 / m2 * 100")}, map[string]float64{"e1=e1": 150}},
-		{"the same ids again", []cloudwatch.MetricDataQuery{hidden(b), hidden(a), math("e1", "m2 - m1")}, map[string]float64{"e1=e1": -2}},
-		{"nested", []cloudwatch.MetricDataQuery{hidden(a), hidden(math("e1", "m1 * 2")), math("e2", "e1 + m1")}, map[string]float64{"e2=e2": 18}},
-		{"all metrics", []cloudwatch.MetricDataQuery{hidden(a), hidden(b), math("sum", "SUM(METRICS())")}, map[string]float64{"sum=sum": 10}},
-		{"chosen metrics", []cloudwatch.MetricDataQuery{hidden(a), hidden(b), math("sum", "SUM(METRICS('m1'))")}, map[string]float64{"sum=sum": 6}},
-		{"several returned", []cloudwatch.MetricDataQuery{a, b, hidden(c)}, map[string]float64{"m1=a": 6, "m2=b": 4}},
-		{"a label", []cloudwatch.MetricDataQuery{hidden(a), {ID: "e1", Expression: "m1", Label: "mine"}}, map[string]float64{"e1=mine": 6}},
-		{"fill", []cloudwatch.MetricDataQuery{hidden(c), math("e1", "FILL(m3, 0)")}, map[string]float64{"e1=e1": 0}},
+		{"math", []cloudwatch.MetricDataQuery{hide(a), hide(b), math("e1", "m1 / m2 * 100")}, map[string]float64{"e1=e1": 150}},
+		{"the same ids again", []cloudwatch.MetricDataQuery{hide(b), hide(a), math("e1", "m2 - m1")}, map[string]float64{"e1=e1": -2}},
+		{"nested", []cloudwatch.MetricDataQuery{hide(a), hide(math("e1", "m1 * 2")), math("e2", "e1 + m1")}, map[string]float64{"e2=e2": 18}},
+		{"all metrics", []cloudwatch.MetricDataQuery{hide(a), hide(b), math("sum", "SUM(METRICS())")}, map[string]float64{"sum=sum": 10}},
+		{"chosen metrics", []cloudwatch.MetricDataQuery{hide(a), hide(b), math("sum", "SUM(METRICS('m1'))")}, map[string]float64{"sum=sum": 6}},
+		{"several returned", []cloudwatch.MetricDataQuery{a, b, hide(c)}, map[string]float64{"m1=a": 6, "m2=b": 4}},
+		{"a name like a target group's", []cloudwatch.MetricDataQuery{metric("m1", "tg0", "Average")}, map[string]float64{"m1=tg0": 1}},
+		{"a label", []cloudwatch.MetricDataQuery{hide(a), {ID: "e1", Expression: "m1", Label: "mine"}}, map[string]float64{"e1=mine": 6}},
+		{"fill", []cloudwatch.MetricDataQuery{hide(c), math("e1", "FILL(m3, 0)")}, map[string]float64{"e1=e1": 5}},
 	}
 	s := newSource(t)
 	var together []sources.Query
@@ -271,6 +274,61 @@ func TestCloudWatchExpressions(t *testing.T) {
 				if diff := cmp.Diff(test.want, values); diff != "" {
 					t.Errorf("%s (-want +got):\n%s", name, diff)
 				}
+			}
+		})
+	}
+}
+
+// TestCloudWatchLateData: services publish up to some minutes late, each on its own.
+func TestCloudWatchLateData(t *testing.T) {
+	aws := startAWS(t, fakeaws.Options{})
+	for minute := range 7 {
+		ago := time.Duration(minute) * time.Minute
+		put(aws, ago, map[string]float64{"punctual": 50})
+		if minute >= 3 {
+			put(aws, ago, map[string]float64{"late": 950, "work": 100, "workers": 4})
+			put(aws, ago, map[string]float64{"jobs": 60})
+		}
+	}
+	put(aws, 2*time.Minute, map[string]float64{"work": 100, "workers": 0})
+	put(aws, time.Minute, map[string]float64{"jobs": 10})
+	late, punctual := hide(metric("m1", "late", "Average")), hide(metric("m2", "punctual", "Average"))
+	over := func(expression string, metrics ...cloudwatch.MetricDataQuery) sources.Query {
+		return newQuery(t, cloudwatch.Spec{Queries: append(metrics, cloudwatch.MetricDataQuery{ID: "e1", Expression: expression})})
+	}
+	tests := []struct {
+		name  string
+		query sources.Query
+		want  float64
+		fails string
+	}{
+		{name: "fill", query: over("FILL(m1, 0)", late), want: 950},
+		{name: "sum of fills", query: over("FILL(m1, 0) + FILL(m2, 0)", late, punctual), want: 1000},
+		{name: "sum of a list", query: over("SUM([m1, m2])", late, punctual), want: 1000},
+		{name: "sum of all", query: over("SUM(METRICS())", late, punctual), want: 1000},
+		{name: "choice", query: over("IF(m2 > 0, FILL(m1, 0), 1)", late, punctual), want: 950},
+		{name: "operator", query: over("m1 + m2", late, punctual), want: 1000},
+		{name: "sum of a minute", query: newQuery(t, cloudwatch.Spec{Queries: []cloudwatch.MetricDataQuery{metric("m1", "jobs", "Sum")}}), want: 60},
+		{
+			name:  "division by zero",
+			query: over("m1 / m2", hide(metric("m1", "work", "Average")), hide(metric("m2", "workers", "Average"))),
+			fails: "ArithmeticError: ",
+		},
+	}
+	s := newSource(t)
+	var together []sources.Query
+	for _, test := range tests {
+		together = append(together, test.query)
+	}
+	shared := s.Fetch(t.Context(), together)
+	for i, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			for _, got := range []sources.Result{shared[i], fetchOne(t, s, test.query)} {
+				if test.fails != "" {
+					wantError(t, got, test.fails)
+					continue
+				}
+				wantValue(t, got, test.want)
 			}
 		})
 	}
@@ -562,26 +620,42 @@ func TestCloudWatchPages(t *testing.T) {
 	}
 }
 
+// TestCloudWatchRefusedInSharedCall: AWS names what it refuses, so that telling the
+// bad ones from the good ones takes two calls for each.
 func TestCloudWatchRefusedInSharedCall(t *testing.T) {
 	aws := startAWS(t, fakeaws.Options{})
 	values := make(map[string]float64)
 	var queries []sources.Query
-	for i := range 100 {
+	bad := func(i int) bool { return i%5 == 3 }
+	for i := range 300 {
 		name := fmt.Sprint("x", i)
 		values[name] = float64(i)
-		queries = append(queries, average(t, name))
+		switch {
+		case !bad(i):
+			queries = append(queries, average(t, name))
+		case i%2 == 0:
+			queries = append(queries, newQuery(t, cloudwatch.Spec{Queries: []cloudwatch.MetricDataQuery{metric("rate", name, "Median")}}))
+		default:
+			queries = append(queries, newQuery(t, cloudwatch.Spec{Queries: []cloudwatch.MetricDataQuery{
+				metric("m1", name, "Average"), {ID: "rate", Expression: fmt.Sprint("m1 / / ", i)},
+			}}))
+		}
 	}
 	put(aws, 0, values)
-	queries[37] = newQuery(t, cloudwatch.Spec{Queries: []cloudwatch.MetricDataQuery{
-		metric("m1", "x1", "Average"), {ID: "rate", Expression: "m1 / / m1"},
-	}})
 	for i, r := range newSource(t).Fetch(t.Context(), queries) {
-		if i != 37 {
+		if !bad(i) {
 			wantValue(t, r, float64(i))
 			continue
 		}
-		if !errors.Is(r.Err, sources.ErrRejected) || !strings.Contains(r.Err.Error(), "rate") {
-			t.Errorf("the error is %v, want AWS's words on the query rate", r.Err)
+		words := "Error in expression 'rate': "
+		if i%2 == 0 {
+			words = "The value Median for parameter MetricDataQueries.member.1.MetricStat.Stat is not supported"
 		}
+		if !errors.Is(r.Err, sources.ErrRejected) || !strings.Contains(r.Err.Error(), words) {
+			t.Errorf("the error is %v, want AWS's words on the query", r.Err)
+		}
+	}
+	if got := aws.Counts().CallsByCaller[aws.AccessKeyID()]["cloudwatch.GetMetricData"]; got > 1+2*60+8 {
+		t.Errorf("60 bad queries took %d calls", got)
 	}
 }

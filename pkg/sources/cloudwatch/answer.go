@@ -3,6 +3,7 @@ package cloudwatch
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,10 +19,14 @@ type series struct {
 	label    string
 	status   types.StatusCode
 	messages []types.MessageData
-	// newest is the datapoint to serve; its time is zero if there is none.
-	newest datapoint
-	// torn says that there were not as many values as timestamps.
-	torn bool
+	points   []datapoint
+	// page is the latest page that has something of it, from 1.
+	page int
+	// repeated says that a later page has a result of its label and without data:
+	// this series once more, or another one.
+	repeated bool
+	// fault is why the datapoints cannot be told; nil if they can.
+	fault error
 }
 
 type datapoint struct {
@@ -35,55 +40,96 @@ type answer struct {
 	series map[string][]*series
 	// messages are about the call as a whole.
 	messages []types.MessageData
+	pages    int
 }
 
-// add merges a page into the answer. A series that goes on from page to page has
-// the same id and label in each; those with one id and label keep their order.
+var (
+	errTorn  = errors.New("CloudWatch returned timestamps and values of unequal numbers")
+	errMixed = errors.New("CloudWatch returned several series of one label, which cannot be told apart over its pages")
+)
+
+// add merges a page into the answer.
 func (a *answer) add(page *cloudwatch.GetMetricDataOutput) {
-	type name struct{ id, label string }
-	seen := make(map[name]int)
+	a.pages++
 	for _, r := range page.MetricDataResults {
-		n := name{aws.ToString(r.Id), aws.ToString(r.Label)}
-		a.nth(n.id, n.label, seen[n]).add(r)
-		seen[n]++
+		s := a.of(r)
+		s.add(r)
+		s.page = a.pages
 	}
 	a.messages = append(a.messages, page.Messages...)
 }
 
-// nth is the series with that id and label that has n before it.
-func (a *answer) nth(id, label string, n int) *series {
+// of is the series that the result belongs to. A series that goes on from page to
+// page has the same id and label in each, but others may have them, too. Pages are
+// scanned from the newest datapoint, so what goes on is older than what there was.
+func (a *answer) of(r types.MetricDataResult) *series {
+	id, label := aws.ToString(r.Id), aws.ToString(r.Label)
+	fresh := &series{label: label}
 	for _, s := range a.series[id] {
-		if s.label != label {
+		if s.label != label || s.page == a.pages {
 			continue
 		}
-		if n == 0 {
+		switch older := s.isAfter(r.Timestamps); {
+		case s.status != types.StatusCodeComplete && (older || s.status != types.StatusCodePartialData):
 			return s
+		case s.status == types.StatusCodeComplete && len(r.Timestamps) == 0:
+			s.repeated = true
+			return s
+		case s.status == types.StatusCodeComplete && older && len(s.points) > 0:
+			fresh.fault = errMixed
 		}
-		n--
 	}
-	s := &series{label: label}
-	a.series[id] = append(a.series[id], s)
-	return s
+	a.series[id] = append(a.series[id], fresh)
+	return fresh
 }
 
-// add takes the status of the page, as the last page's is the one that holds.
+// isAfter says that all of the series' datapoints are after all of the times.
+func (s *series) isAfter(times []time.Time) bool {
+	if len(s.points) == 0 || len(times) == 0 {
+		return true
+	}
+	return slices.MaxFunc(times, time.Time.Compare).Before(slices.MinFunc(s.points, byTime).time)
+}
+
+func byTime(a, b datapoint) int { return a.time.Compare(b.time) }
+
+// add takes the status of the page, unless an earlier page had one that stays: more
+// data completes a part, but mends no failure.
 func (s *series) add(r types.MetricDataResult) {
-	s.status = r.StatusCode
+	if s.page == 0 || s.status == types.StatusCodePartialData {
+		s.status = r.StatusCode
+	}
 	s.messages = append(s.messages, r.Messages...)
 	if len(r.Timestamps) != len(r.Values) {
-		s.torn = true
+		s.fault = errTorn
 		return
 	}
 	for i, t := range r.Timestamps {
-		if t.After(s.newest.time) {
-			s.newest = datapoint{t, r.Values[i]}
-		}
+		s.points = append(s.points, datapoint{t, r.Values[i]})
 	}
 }
 
+// newest is the series' newest datapoint that is not after the limit, if that is not
+// zero. It is false if there is none.
+func (s *series) newest(limit time.Time) (datapoint, bool) {
+	var found datapoint
+	for _, p := range s.points {
+		if p.time.After(found.time) && (limit.IsZero() || !p.time.After(limit)) {
+			found = p
+		}
+	}
+	return found, !found.time.IsZero()
+}
+
 // messageArithmetic comes with datapoints that CloudWatch left out because they
-// were no numbers, as after a division by zero. Those that are there are right.
+// were no numbers, as after a division by zero. Those that are there are right, but
+// the newest may be missing.
 const messageArithmetic = "ArithmeticError"
+
+// leavesOut says that CloudWatch left out some of the series' datapoints.
+func (s *series) leavesOut() bool {
+	return slices.ContainsFunc(s.messages, func(m types.MessageData) bool { return aws.ToString(m.Code) == messageArithmetic })
+}
 
 // check is an error unless the datapoints of the series can be relied upon.
 func (s *series) check() error {
@@ -99,8 +145,8 @@ func (s *series) check() error {
 	default:
 		return fmt.Errorf("%s: CloudWatch returned a status that is not known%s", s.status, said)
 	}
-	if s.torn {
-		return errors.New("CloudWatch returned timestamps and values of unequal numbers")
+	if s.fault != nil {
+		return s.fault
 	}
 	for _, m := range s.messages {
 		if aws.ToString(m.Code) != messageArithmetic {
@@ -145,7 +191,7 @@ func (c *call) samples(q *Query, a *answer, ids []string) ([]sources.Sample, err
 		if !q.returned(i) {
 			continue
 		}
-		samples, err := q.samples(i, a.series[ids[i]])
+		samples, err := c.samplesOf(q, i, a, ids)
 		switch {
 		case errors.Is(err, errNothing):
 			missing = append(missing, q.describe(i))
@@ -157,54 +203,140 @@ func (c *call) samples(q *Query, a *answer, ids []string) ([]sources.Sample, err
 	if len(missing) == 0 {
 		return all, nil
 	}
-	text := fmt.Sprintf("%v in the last %v for %s", errNothing, q.lookback(), shorten(strings.Join(missing, ", "), maxWords))
+	text := fmt.Sprintf("%v %s for %s", errNothing, c.when(q), shorten(strings.Join(missing, ", "), maxWords))
 	if len(all) > 0 {
 		return nil, fmt.Errorf("%s, while other series of the metric have one", text)
 	}
 	return nil, fmt.Errorf("%w: %s", sources.ErrNoData, text)
 }
 
-// samples are those of the query with that index; beside errNothing, those of its
+// when is the time that was asked for, in words that are the same at any time.
+func (c *call) when(q *Query) string {
+	if settle := q.settle(c.settle); settle > 0 {
+		return fmt.Sprintf("in the %v until %v ago", q.lookback(), settle)
+	}
+	return fmt.Sprintf("in the last %v", q.lookback())
+}
+
+// samplesOf are those of the query with that index; beside errNothing, those of its
 // series that have one.
-func (q *Query) samples(i int, all []*series) ([]sources.Sample, error) {
-	if q.spec.Queries[i].MetricStat != nil && len(all) != 1 {
-		return nil, fmt.Errorf("CloudWatch returned %d results for one metric", len(all))
+func (c *call) samplesOf(q *Query, i int, a *answer, ids []string) ([]sources.Sample, error) {
+	all := a.series[ids[i]]
+	metric, finds := q.spec.Queries[i].MetricStat != nil, q.expressions[i].finds
+	if metric && len(all) != 1 {
+		return nil, errNotOne(len(all))
+	}
+	settled, err := q.settled(i, a, ids)
+	if err != nil {
+		return nil, err
+	}
+	last := settled
+	if last.IsZero() {
+		last = c.window.end.Add(-q.period)
 	}
 	var samples []sources.Sample
 	for _, s := range all {
-		if err := s.check(); err != nil {
-			return nil, err
-		}
-		if s.newest.time.IsZero() {
+		p, err := s.current(settled, last)
+		switch {
+		case errors.Is(err, errNothing):
 			continue
+		case err != nil:
+			return nil, err
+		case s.repeated && !finds && !metric:
+			return nil, errMixed
 		}
 		samples = append(samples, sources.Sample{
 			Labels: map[string]string{"id": q.spec.Queries[i].ID, "label": s.label},
-			Value:  s.newest.value,
-			Time:   s.newest.time,
+			Value:  p.value,
+			Time:   p.time,
 			Window: q.periodOf(i),
 		})
 	}
 	// What a search finds includes metrics that ended two weeks ago
 	// (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/using-search-expressions.html).
-	if len(samples) == 0 || len(samples) < len(all) && !q.expressions[i].finds {
+	if len(samples) == 0 || len(samples) < len(all) && !finds {
 		return samples, errNothing
 	}
 	return samples, nil
 }
 
+// current is the series' newest datapoint that is not after settled, if that is not
+// zero. Where CloudWatch left some out, one from before last is not current.
+func (s *series) current(settled, last time.Time) (datapoint, error) {
+	if err := s.check(); err != nil {
+		return datapoint{}, err
+	}
+	p, ok := s.newest(settled)
+	switch {
+	case s.leavesOut() && p.time.Before(last):
+		return datapoint{}, fmt.Errorf("the newest value is not a number, and CloudWatch left it out%s", quoteMessages(s.messages))
+	case ok:
+		return p, nil
+	case len(s.points) > 0:
+		return datapoint{}, errors.New("there are values only of times for which not all of the metrics have arrived")
+	default:
+		return datapoint{}, errNothing
+	}
+}
+
+func errNotOne(results int) error {
+	return fmt.Errorf("CloudWatch returned %d results for one metric", results)
+}
+
+// settled is the newest time of which all the inputs of the expression with that
+// index have a datapoint. At a later one a function such as FILL or SUM has a value
+// of which a part has yet to arrive. An input without any datapoint has ended or has
+// not begun, and is not waited for. The time is zero if no input has a datapoint.
+//
+// Inputs that have no time in common do not report regularly. Then it is the newest
+// time that none of them has still to reach.
+func (q *Query) settled(i int, a *answer, ids []string) (time.Time, error) {
+	counts := make(map[time.Time]int)
+	inputs := 0
+	var reached time.Time
+	for _, j := range q.inputs[i] {
+		all := a.series[ids[j]]
+		if len(all) != 1 {
+			return time.Time{}, fmt.Errorf("%s: %w", q.describe(j), errNotOne(len(all)))
+		}
+		points := all[0].points
+		if err := all[0].check(); err != nil {
+			return time.Time{}, fmt.Errorf("%s: %w", q.describe(j), err)
+		}
+		if len(points) == 0 {
+			continue
+		}
+		inputs++
+		for _, p := range points {
+			counts[p.time.UTC()]++
+		}
+		if newest := slices.MaxFunc(points, byTime).time; inputs == 1 || newest.Before(reached) {
+			reached = newest
+		}
+	}
+	var common time.Time
+	for t, n := range counts {
+		if n == inputs && t.After(common) {
+			common = t
+		}
+	}
+	if common.IsZero() {
+		return reached, nil
+	}
+	return common, nil
+}
+
 // restoreLabels puts the object's own ids back into labels that CloudWatch made
 // up from the ids of a shared call.
 func (c *call) restoreLabels(q *Query, i int, samples []sources.Sample, ids []string) []sources.Sample {
-	if len(c.queries) == 1 || q.spec.Queries[i].Label != "" {
+	d := q.spec.Queries[i]
+	if len(c.queries) == 1 || d.Label != "" || d.MetricStat != nil {
 		return samples
 	}
 	for _, s := range samples {
 		s.Labels["label"] = callID.ReplaceAllStringFunc(s.Labels["label"], func(id string) string {
-			for j, own := range ids {
-				if own == id {
-					return q.spec.Queries[j].ID
-				}
+			if j := slices.Index(ids, id); j >= 0 {
+				return q.spec.Queries[j].ID
 			}
 			return id
 		})

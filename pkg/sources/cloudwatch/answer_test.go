@@ -2,6 +2,8 @@ package cloudwatch
 
 import (
 	"errors"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,7 +48,7 @@ func answerOf(q *Query, pages ...[]types.MetricDataResult) sources.Result {
 	for _, page := range pages {
 		a.add(&cloudwatch.GetMetricDataOutput{MetricDataResults: page})
 	}
-	c := pack([]*Query{q}, noon)[0]
+	c := packAt(noon, q)[0]
 	return c.results(a, c.ids())[0]
 }
 
@@ -55,7 +57,7 @@ func TestSamples(t *testing.T) {
 	q := mustQuery(t,
 		hidden(of("m1", "x", "Average", 60)), of("m2", "y", "Sum", 300), math("e1", "m1+m2"), math("all", "METRICS()"))
 	got := answerOf(q, []types.MetricDataResult{
-		result("m2", "y", -7.5, 3), result("e1", "both", 9.1e18), result("all", "x", 0.9), result("all", "y", 0),
+		result("m1", "x", 2), result("m2", "y", -7.5, 3), result("e1", "both", 9.1e18), result("all", "x", 0.9), result("all", "y", 0),
 	})
 	if got.Err != nil {
 		t.Fatal(got.Err)
@@ -113,6 +115,16 @@ func TestPages(t *testing.T) {
 			"never complete", one,
 			[][]types.MetricDataResult{{with(result("m1", "x", 5), types.StatusCodePartialData)}, {}},
 			nil, "PartialData",
+		},
+		{
+			"fails on the first page", one,
+			[][]types.MetricDataResult{{with(result("m1", "x"), types.StatusCodeInternalError)}, {result("m1", "x", 5)}},
+			nil, "InternalError",
+		},
+		{
+			"is forbidden on the first page", one,
+			[][]types.MetricDataResult{{with(result("m1", "x", 5), types.StatusCodeForbidden)}, {ago(1, result("m1", "x", 5))}},
+			nil, "Forbidden",
 		},
 		{
 			"fails on the second page", one,
@@ -190,7 +202,7 @@ func TestNoValue(t *testing.T) {
 		{
 			"one series of a list",
 			[]MetricDataQuery{hidden(two[0]), hidden(two[1]), math("all", "METRICS()")},
-			[]types.MetricDataResult{result("all", "a", 1), result("all", "b")},
+			[]types.MetricDataResult{result("m1", "a", 1), result("m2", "b"), result("all", "a", 1), result("all", "b")},
 			false, "all (METRICS()), while other series",
 		},
 	} {
@@ -217,33 +229,313 @@ func TestSearchLeavesOutWhatEnded(t *testing.T) {
 	}
 }
 
-func TestArithmeticMessageIsNoError(t *testing.T) {
-	q := mustQuery(t, hidden(depth("m1", "a")), math("e1", "100/m1"))
-	got := answerOf(q, []types.MetricDataResult{with(result("e1", "e1", 4), types.StatusCodeComplete, "ArithmeticError: dropped")})
-	if got.Err != nil || got.Samples[0].Value != 4 {
-		t.Errorf("got %+v, want 4", got)
+// TestArithmetic: CloudWatch leaves out what is no number, and says so.
+func TestArithmetic(t *testing.T) {
+	const message = "ArithmeticError: dropped"
+	ratio := mustQuery(t, hidden(depth("m1", "a")), hidden(depth("m2", "b")), math("e1", "m1/m2"))
+	search := mustQuery(t, math("s1", "SUM(SEARCH('{x} a', 'Sum', 60)) / SUM(SEARCH('{x} b', 'Sum', 60))"))
+	said := func(r types.MetricDataResult) types.MetricDataResult {
+		return with(r, types.StatusCodeComplete, message)
+	}
+	last := packAt(noon, search)[0].window.end.Add(-time.Minute)
+	for _, test := range []struct {
+		name    string
+		query   *Query
+		results []types.MetricDataResult
+		want    float64
+		fails   bool
+	}{
+		{"an older one was no number", ratio, []types.MetricDataResult{
+			result("m1", "a", 8, 8), result("m2", "b", 2, 0), said(result("e1", "e1", 4)),
+		}, 4, false},
+		{"the newest was no number", ratio, []types.MetricDataResult{
+			result("m1", "a", 8, 8), result("m2", "b", 0, 2), said(ago(1, result("e1", "e1", 4))),
+		}, 0, true},
+		{"none was a number", ratio, []types.MetricDataResult{
+			result("m1", "a", 8), result("m2", "b", 0), said(result("e1", "e1")),
+		}, 0, true},
+		{"the newest that counts is a number", ratio, []types.MetricDataResult{
+			result("m1", "a", 8, 8, 8), ago(1, result("m2", "b", 2, 0)), said(ago(1, result("e1", "e1", 4))),
+		}, 4, false},
+		{"a search with the newest", search, []types.MetricDataResult{said(at(last, result("s1", "s1", 4)))}, 4, false},
+		{"a search without the newest", search, []types.MetricDataResult{said(at(last.Add(-time.Minute), result("s1", "s1", 4)))}, 0, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := answerOf(test.query, test.results)
+			if !test.fails {
+				wantSample(t, got, test.want)
+				return
+			}
+			if got.Err == nil || errors.Is(got.Err, sources.ErrNoData) || !strings.HasSuffix(got.Err.Error(), message) {
+				t.Errorf("got %+v, want an error with AWS's words", got)
+			}
+		})
 	}
 }
 
-func TestLabelsHaveTheObjectsOwnIDs(t *testing.T) {
-	a := mustQuery(t, hidden(depth("m1", "a")), math("e1", "m1*2"), math("list", "METRICS()"))
-	b := mustQuery(t, hidden(depth("m1", "a")), MetricDataQuery{ID: "e1", Expression: "ABS(m1)", Label: "of tg4"})
-	c := pack([]*Query{a, b}, noon)[0]
-	got := &answer{series: make(map[string][]*series)}
-	got.add(&cloudwatch.GetMetricDataOutput{MetricDataResults: []types.MetricDataResult{
-		result("tg1", "tg1", 1), result("tg2", "tg2 tg0 tg4 tg01x", 2), result("tg4", "of tg4", 3),
-	}})
-	results := c.results(got, c.ids())
-	var labels []string
-	for _, r := range results {
-		if r.Err != nil {
-			t.Fatal(r.Err)
+func wantSample(t *testing.T, got sources.Result, want float64) {
+	t.Helper()
+	if got.Err != nil || len(got.Samples) != 1 || got.Samples[0].Value != want {
+		t.Errorf("got %+v, want the value %v", got, want)
+	}
+}
+
+// ago is the result, so many minutes older.
+func ago(minutes int, r types.MetricDataResult) types.MetricDataResult {
+	return at(noon.Truncate(time.Minute).Add(-time.Duration(minutes)*time.Minute), r)
+}
+
+// at is the result with its newest datapoint at that time.
+func at(newest time.Time, r types.MetricDataResult) types.MetricDataResult {
+	for i := range r.Timestamps {
+		r.Timestamps[i] = newest.Add(-time.Duration(i) * time.Minute)
+	}
+	return r
+}
+
+// TestInputsThatArriveLate: what an expression makes of a part of its inputs, such as
+// what FILL puts in place of one, is not served.
+func TestInputsThatArriveLate(t *testing.T) {
+	one, two := hidden(depth("m1", "a")), hidden(depth("m2", "b"))
+	slow := hidden(of("m3", "slow", "Average", 300))
+	fill := mustQuery(t, one, math("e1", "FILL(m1, 0)"))
+	sum := mustQuery(t, one, two, math("e1", "SUM([m1, m2])"))
+	nested := mustQuery(t, one, two, hidden(math("e0", "FILL(m2, 0)")), math("e1", "FILL(m1, 0) + e0"))
+	all := mustQuery(t, one, two, math("e1", "SUM(METRICS('m'))"))
+	mixed := mustQuery(t, one, slow, math("e1", "FILL(m1, 0) + FILL(m3, 0)"))
+	five := noon.Truncate(5 * time.Minute)
+	for _, test := range []struct {
+		name    string
+		query   *Query
+		results []types.MetricDataResult
+		want    float64
+	}{
+		{"fill", fill, []types.MetricDataResult{ago(2, result("m1", "a", 950, 900)), result("e1", "e1", 0, 0, 950, 900)}, 950},
+		{"fill of what has no data", fill, []types.MetricDataResult{result("m1", "a"), result("e1", "e1", 7, 7)}, 7},
+		{"sum", sum, []types.MetricDataResult{
+			ago(1, result("m1", "a", 950, 950)), result("m2", "b", 50, 50, 50), result("e1", "e1", 50, 1000, 1000),
+		}, 1000},
+		{"sum without what has ended", sum, []types.MetricDataResult{
+			result("m1", "a"), result("m2", "b", 50), result("e1", "e1", 50),
+		}, 50},
+		{"a gap before the newest", sum, []types.MetricDataResult{
+			{Id: aws.String("m1"), StatusCode: types.StatusCodeComplete, Values: []float64{1, 1}, Timestamps: []time.Time{
+				noon.Truncate(time.Minute), noon.Truncate(time.Minute).Add(-2 * time.Minute),
+			}},
+			ago(1, result("m2", "b", 2, 2)), result("e1", "e1", 1, 2, 3),
+		}, 3},
+		{"no time in common", sum, []types.MetricDataResult{
+			result("m1", "a", 1), ago(2, result("m2", "b", 2)), result("e1", "e1", 1, 0, 2),
+		}, 2},
+		{"through another expression", nested, []types.MetricDataResult{
+			result("m1", "a", 1, 1, 1), ago(2, result("m2", "b", 2)), result("e1", "e1", 1, 1, 3),
+		}, 3},
+		{"an expression that cannot be read", all, []types.MetricDataResult{
+			result("m1", "a", 1, 1), ago(1, result("m2", "b", 2)), result("e1", "e1", 1, 3),
+		}, 3},
+		{"inputs of two periods", mixed, []types.MetricDataResult{
+			result("m1", "a", 1, 1, 1, 1, 1, 1, 1), at(five.Add(-5*time.Minute), result("m3", "slow", 20)),
+			{
+				Id: aws.String("e1"), StatusCode: types.StatusCodeComplete, Values: []float64{1, 21},
+				Timestamps: []time.Time{five, five.Add(-5 * time.Minute)},
+			},
+		}, 21},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			wantSample(t, answerOf(test.query, test.results), test.want)
+		})
+	}
+}
+
+func TestInputsThatFail(t *testing.T) {
+	q := mustQuery(t, hidden(depth("m1", "a")), math("e1", "FILL(m1, 0)"))
+	for _, test := range []struct {
+		name   string
+		inputs []types.MetricDataResult
+		want   string
+	}{
+		{"forbidden", []types.MetricDataResult{with(result("m1", "a"), types.StatusCodeForbidden)}, "m1 (Average of AWS/SQS"},
+		{"missing", nil, "0 results for one metric"},
+		{"none that the expression has a value for", []types.MetricDataResult{ago(4, result("m1", "a", 1))}, "not all of the metrics have arrived"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := answerOf(q, append(test.inputs, result("e1", "e1", 0, 0)))
+			if got.Err == nil || errors.Is(got.Err, sources.ErrNoData) || !strings.Contains(got.Err.Error(), test.want) {
+				t.Errorf("got %+v, want an error with %q", got, test.want)
+			}
+		})
+	}
+}
+
+// TestSeriesOfOneLabel: what may be two series is never taken for one, nor one for two.
+func TestSeriesOfOneLabel(t *testing.T) {
+	search := mustQuery(t, math("s1", "SEARCH('{x} y', 'Average', 60)"))
+	list := mustQuery(t, hidden(depth("m1", "a")), hidden(depth("m2", "b")), math("s1", "METRICS()"))
+	inputs := []types.MetricDataResult{result("m1", "m", 1), result("m2", "m", 1)}
+	partial := func(r types.MetricDataResult) types.MetricDataResult { return with(r, types.StatusCodePartialData) }
+	for _, test := range []struct {
+		name  string
+		query *Query
+		pages [][]types.MetricDataResult
+		want  []float64
+		err   string
+	}{
+		{
+			"the second is on the second page", search,
+			[][]types.MetricDataResult{{result("s1", "depth", 400)}, {result("s1", "depth", 500)}},
+			[]float64{400, 500},
+			"",
+		},
+		{
+			"the first goes on beside the second", search,
+			[][]types.MetricDataResult{{partial(result("s1", "depth", 400))}, {ago(1, result("s1", "depth", 300)), result("s1", "depth", 500)}},
+			[]float64{400, 500},
+			"",
+		},
+		{
+			"the second is newer than the end of the first", search,
+			[][]types.MetricDataResult{{partial(result("s1", "depth", 400, 300))}, {ago(1, result("s1", "depth", 500))}, {ago(2, result("s1", "depth", 200))}},
+			[]float64{400, 500},
+			"",
+		},
+		{
+			"older than one that was complete", search,
+			[][]types.MetricDataResult{{result("s1", "depth", 400)}, {ago(1, result("s1", "depth", 500))}},
+			nil, "several series of one label",
+		},
+		{
+			"two that end at once", search,
+			[][]types.MetricDataResult{
+				{partial(result("s1", "depth", 400)), partial(result("s1", "depth", 500))},
+				{ago(1, result("s1", "depth", 1)), ago(1, result("s1", "depth", 2))},
+			},
+			[]float64{400, 500},
+			"",
+		},
+		{
+			"without data, of a list", list,
+			[][]types.MetricDataResult{append(inputs, result("s1", "m", 1)), {result("s1", "m")}},
+			nil, "several series of one label",
+		},
+		{
+			"without data, of a search", search,
+			[][]types.MetricDataResult{{result("s1", "depth", 400)}, {result("s1", "depth")}},
+			[]float64{400},
+			"",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := answerOf(test.query, test.pages...)
+			if test.err != "" {
+				if got.Err == nil || errors.Is(got.Err, sources.ErrNoData) || !strings.Contains(got.Err.Error(), test.err) {
+					t.Errorf("got %+v, want the error %q", got, test.err)
+				}
+				return
+			}
+			var values []float64
+			for _, s := range got.Samples {
+				values = append(values, s.Value)
+			}
+			if got.Err != nil || !slices.Equal(values, test.want) {
+				t.Errorf("got %v and the error %v, want %v", values, got.Err, test.want)
+			}
+		})
+	}
+}
+
+// TestLabels: they are the same whoever shares the call.
+func TestLabels(t *testing.T) {
+	a := mustQuery(t, of("m1", "tg0", "Average", 60), math("e1", "m1*2"), math("list", "METRICS()"))
+	b := mustQuery(t, hidden(depth("m1", "a")), MetricDataQuery{ID: "e1", Expression: "ABS(m1)", Label: "of tidegaugeq4"})
+	for name, c := range map[string]*call{"alone": packAt(noon, a)[0], "shared": packAt(noon, a, b)[0]} {
+		t.Run(name, func(t *testing.T) {
+			ids := c.ids()
+			var out cloudwatch.GetMetricDataOutput
+			for _, d := range c.input(ids).MetricDataQueries {
+				label := aws.ToString(d.Label)
+				if label == "" {
+					label = *d.Id + " of " + ids[0][0] + " and tg1"
+				}
+				out.MetricDataResults = append(out.MetricDataResults, result(*d.Id, label, 1))
+			}
+			got := &answer{series: make(map[string][]*series)}
+			got.add(&out)
+			var labels []string
+			for _, r := range c.results(got, ids) {
+				if r.Err != nil {
+					t.Fatal(r.Err)
+				}
+				for _, s := range r.Samples {
+					labels = append(labels, s.Labels["id"]+"="+s.Labels["label"])
+				}
+			}
+			want := "m1=tg0, e1=e1, list=list of m1 and tg1"
+			if name == "shared" {
+				want += ", e1=of tidegaugeq4"
+			}
+			if got := strings.Join(labels, ", "); got != want {
+				t.Errorf("the labels are %s, want %s", got, want)
+			}
+		})
+	}
+}
+
+// FuzzPages: however an answer is cut into pages, it has the sum of the whole one, or
+// is an error.
+func FuzzPages(f *testing.F) {
+	f.Add(uint64(1), uint8(3))
+	f.Add(uint64(7), uint8(1))
+	f.Fuzz(func(t *testing.T, seed uint64, size uint8) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		q := mustQuery(t, math("s1", "SEARCH('{x} y', 'Average', 60)"))
+		var all []types.MetricDataResult
+		for range 1 + random.IntN(5) {
+			values := make([]float64, random.IntN(5))
+			for i := range values {
+				values[i] = float64(random.IntN(1000))
+			}
+			all = append(all, ago(random.IntN(3), result("s1", []string{"a", "b"}[random.IntN(2)], values...)))
 		}
-		for _, s := range r.Samples {
-			labels = append(labels, s.Labels["id"]+"="+s.Labels["label"])
+		want, got := answerOf(q, all), answerOf(q, cut(all, 1+int(size%8))...)
+		if errors.Is(got.Err, sources.ErrNoData) != errors.Is(want.Err, sources.ErrNoData) {
+			t.Fatalf("the error is %v, want %v", got.Err, want.Err)
+		}
+		if got.Err == nil && total(got.Samples) != total(want.Samples) {
+			t.Errorf("the sum is %v, want %v", total(got.Samples), total(want.Samples))
+		}
+	})
+}
+
+// cut makes pages of that many datapoints. Results without any are on the first.
+func cut(all []types.MetricDataResult, size int) [][]types.MetricDataResult {
+	pages := [][]types.MetricDataResult{nil}
+	room := size
+	for _, r := range all {
+		if len(r.Values) == 0 {
+			pages[0] = append(pages[0], r)
+		}
+		for len(r.Values) > 0 {
+			if room == 0 {
+				pages, room = append(pages, nil), size
+			}
+			n := min(room, len(r.Values))
+			piece := r
+			piece.Values, piece.Timestamps = r.Values[:n], r.Timestamps[:n]
+			r.Values, r.Timestamps = r.Values[n:], r.Timestamps[n:]
+			if len(r.Values) > 0 {
+				piece.StatusCode = types.StatusCodePartialData
+			}
+			pages[len(pages)-1] = append(pages[len(pages)-1], piece)
+			room -= n
 		}
 	}
-	if got, want := strings.Join(labels, ", "), "e1=e1, list=list m1 tg4 tg01x, e1=of tg4"; got != want {
-		t.Errorf("the labels are %s, want %s", got, want)
+	return pages
+}
+
+func total(samples []sources.Sample) float64 {
+	sum := 0.0
+	for _, s := range samples {
+		sum += s.Value
 	}
+	return sum
 }

@@ -26,6 +26,12 @@ type Config struct {
 	// role. An account and region may make 50 in a second
 	// (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/cloudwatch_limits.html).
 	MaxCalls int `yaml:"maxCalls"`
+	// Settle is how long after the end of a period its data may still arrive. Values
+	// that late data changes are read only of periods that ended that long ago: sums,
+	// counts and what a search or Metrics Insights finds. Below a minute periods are
+	// for high-resolution metrics, which are put as they are measured: for them
+	// it is at most 10 seconds.
+	Settle time.Duration `yaml:"settle"`
 }
 
 // DefaultConfig is the Config that holds where nothing is said.
@@ -34,6 +40,7 @@ func DefaultConfig() Config {
 		RoleSessionName: "tidegauge",
 		CallTimeout:     8 * time.Second,
 		MaxCalls:        8,
+		Settle:          2 * time.Minute,
 	}
 }
 
@@ -56,6 +63,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("callTimeout: %v is not between 1s and 1m", c.CallTimeout)
 	case c.MaxCalls < 1 || c.MaxCalls > 50:
 		return fmt.Errorf("maxCalls: %d is not between 1 and 50", c.MaxCalls)
+	case c.Settle < 0 || c.Settle > 15*time.Minute:
+		return fmt.Errorf("settle: %v is not between 0s and 15m", c.Settle)
 	}
 	return nil
 }

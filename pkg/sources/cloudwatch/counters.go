@@ -1,6 +1,10 @@
 package cloudwatch
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // counters are what the source counts of its calls. Pages of one answer count as
 // calls of their own, as they do for AWS; retries of the SDK do not.
@@ -8,13 +12,27 @@ type counters struct {
 	calls   *prometheus.CounterVec
 	metrics *prometheus.CounterVec
 	queries *prometheus.HistogramVec
+
+	mu sync.Mutex
+	// regions are those that have counts of their own.
+	regions map[string]bool
 }
 
-func newCounters() *counters {
+const (
+	// maxRegions is more than AWS has regions.
+	maxRegions = 64
+	// otherRegion stands for the regions without counts of their own.
+	otherRegion = "other"
+)
+
+// newCounters counts for the default region from the start, and for others once
+// AWS has answered there.
+func newCounters(region string) *counters {
 	return &counters{
+		regions: map[string]bool{region: true},
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tidegauge_cloudwatch_calls_total",
-			Help: "GetMetricData calls, by region and by result: ok, rejected, throttled, denied, timeout or failed.",
+			Help: "GetMetricData calls, by result (ok, rejected, throttled, denied, timeout or failed) and by region; other stands for regions where nobody has answered yet.",
 		}, []string{"region", "result"}),
 		metrics: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tidegauge_cloudwatch_metrics_requested_total",
@@ -28,10 +46,32 @@ func newCounters() *counters {
 	}
 }
 
-func (c *counters) call(a attempt, result string) {
-	c.calls.WithLabelValues(a.key.region, result).Inc()
-	c.metrics.WithLabelValues(a.key.region).Add(float64(a.metrics()))
-	c.queries.WithLabelValues(a.key.region).Observe(float64(a.load.queries))
+// call counts a call that ended with err, or well if that is nil.
+func (c *counters) call(a attempt, err error) {
+	result := "ok"
+	if err != nil {
+		result = string(classify(err))
+	}
+	region := c.region(a.key.region, err)
+	c.calls.WithLabelValues(region, result).Inc()
+	c.metrics.WithLabelValues(region).Add(float64(a.metrics()))
+	c.queries.WithLabelValues(region).Observe(float64(a.load.queries))
+}
+
+// region is the label for a call to that region, which ended with err. Regions are
+// what users write into their objects, so that not each of them may become a series.
+func (c *counters) region(name string, err error) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.regions[name] {
+		return name
+	}
+	answered := err == nil || errorCode(err) != "" && !credentialsFailed(err)
+	if !answered || len(c.regions) >= maxRegions {
+		return otherRegion
+	}
+	c.regions[name] = true
+	return name
 }
 
 // Describe implements prometheus.Collector.

@@ -25,6 +25,8 @@ type expression struct {
 	// calls says that it calls a function. Functions such as SUM and FILL have a
 	// value for a period whose datapoints have not all arrived.
 	calls bool
+	// lists says that it has a list in it, so that it may have several series.
+	lists bool
 	// period is the longest one that a SEARCH names, in seconds; 0 if there is none.
 	period int32
 }
@@ -126,6 +128,7 @@ func (p *parser) step() {
 		return
 	case t.text == "(" || t.text == "[":
 		p.open = append(p.open, t.text)
+		p.lists = p.lists || t.text == "["
 	case (t.text == ")" || t.text == "]") && len(p.open) > 0:
 		p.open = p.open[:len(p.open)-1]
 	case t.kind == tokenNumber && p.within("SEARCH"):

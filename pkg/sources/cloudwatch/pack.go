@@ -37,11 +37,28 @@ type window struct {
 	start, end time.Time
 }
 
-// window is the time to ask the query for. It is on the grid of the query's
-// periods, which CloudWatch answers fastest, and which lets queries share calls.
-func (q *Query) window(now time.Time) window {
+// maxFineSettle is the longest that is waited for data of periods below a minute.
+const maxFineSettle = 10 * time.Second
+
+// settle is how long ago the query's data must have been complete, where settle is
+// Config.Settle.
+func (q *Query) settle(settle time.Duration) time.Duration {
+	switch {
+	case !q.settles:
+		return 0
+	case q.period < time.Minute:
+		return min(settle, maxFineSettle)
+	default:
+		return settle
+	}
+}
+
+// window is the time to ask the query for, where settle is Config.Settle. It is on
+// the grid of the query's periods, which CloudWatch answers fastest, and which lets
+// queries share calls.
+func (q *Query) window(now time.Time, settle time.Duration) window {
 	seconds := int64(q.period / time.Second)
-	begun := time.Unix(now.Unix()/seconds*seconds, 0).UTC()
+	begun := time.Unix(now.Add(-q.settle(settle)).Unix()/seconds*seconds, 0).UTC()
 	w := window{start: begun.Add(-q.lookback()), end: begun}
 	if !q.complete {
 		w.end = begun.Add(q.period)
@@ -88,13 +105,17 @@ func (q *Query) measure() load {
 		l.bytes += queryBytes + stringSize(d.ID) + idBytes + stringSize(d.Label)
 		m := d.MetricStat
 		if m == nil {
-			l.bytes += stringBytes + max(len(d.Expression), q.expressions[i].size(q.metrics()))
+			// Its id may be written a second time, as the label.
+			l.bytes += stringSize(d.ID) + stringBytes + max(len(d.Expression), q.expressions[i].size(q.metrics()))
 			if q.expressions[i].insights {
 				l.insights++
 			}
+			if q.returned(i) {
+				l.datapoints += q.maxSeries(i) * q.maxPoints(i)
+			}
 			continue
 		}
-		l.datapoints += int((q.lookback() + q.period) / q.periodOf(i))
+		l.datapoints += q.maxPoints(i)
 		// The metric's name may be written a second time, as the label.
 		l.bytes += stringSize(m.Metric.Namespace) + 2*stringSize(m.Metric.MetricName) + stringSize(m.Stat) + stringSize(m.Unit)
 		for _, d := range m.Metric.Dimensions {
@@ -104,22 +125,35 @@ func (q *Query) measure() load {
 	return l
 }
 
+// maxPoints is how many datapoints a series of the query with that index has at most.
+func (q *Query) maxPoints(i int) int { return int((q.lookback() + q.period) / q.periodOf(i)) }
+
+// maxSeries is how many series the expression with that index has at most, without
+// those that searches find.
+func (q *Query) maxSeries(i int) int {
+	if q.plain[i] {
+		return 1
+	}
+	return max(1, len(q.inputs[i]))
+}
+
 func stringSize(s string) int { return stringBytes + len(s) }
 
 // call is one GetMetricData call: some queries of one region and role, whole.
 type call struct {
 	window  window
+	settle  time.Duration // Config.Settle, which the window was made with
 	queries []*Query
 	load    load
 }
 
 // pack puts queries of one region and role into as few calls as it can: each goes
-// into the first call of its window that has room for it.
-func pack(queries []*Query, now time.Time) []*call {
+// into the first call of its window that has room for it. settle is Config.Settle.
+func pack(queries []*Query, now time.Time, settle time.Duration) []*call {
 	var calls []*call
 	open := make(map[window][]*call)
 	for _, q := range queries {
-		w := q.window(now)
+		w := q.window(now, settle)
 		if !q.alone {
 			fitting := slices.IndexFunc(open[w], func(c *call) bool { return c.load.plus(q.load).fits() })
 			if fitting >= 0 {
@@ -127,7 +161,7 @@ func pack(queries []*Query, now time.Time) []*call {
 				continue
 			}
 		}
-		c := &call{window: w}
+		c := &call{window: w, settle: settle}
 		c.add(q)
 		calls = append(calls, c)
 		if !q.alone {
@@ -142,17 +176,25 @@ func (c *call) add(q *Query) {
 	c.load = c.load.plus(q.load)
 }
 
-// halves are two calls that together ask what c asks, of the same window.
-func (c *call) halves() (first, second *call) {
-	first, second = &call{window: c.window}, &call{window: c.window}
-	half := len(c.queries) / 2
-	for _, q := range c.queries[:half] {
-		first.add(q)
+// part is a call for some of the queries of c, of the same window.
+func (c *call) part(queries []*Query) *call {
+	p := &call{window: c.window, settle: c.settle}
+	for _, q := range queries {
+		p.add(q)
 	}
-	for _, q := range c.queries[half:] {
-		second.add(q)
+	return p
+}
+
+// split are n calls that together ask what c asks; fewer, if it has fewer queries.
+func (c *call) split(n int) []*call {
+	var parts []*call
+	rest := c.queries
+	for ; n > 0 && len(rest) > 0; n-- {
+		size := (len(rest) + n - 1) / n
+		parts = append(parts, c.part(rest[:size]))
+		rest = rest[size:]
 	}
-	return first, second
+	return parts
 }
 
 // metrics is how many metrics the call requests.
@@ -164,8 +206,8 @@ func (c *call) metrics() int {
 	return n
 }
 
-// idPrefix starts the ids of a shared call. Its like is not in labels.
-const idPrefix = "tg"
+// idPrefix starts the ids of a shared call. Nobody else's ids and labels have it.
+const idPrefix = "tidegaugeq"
 
 var callID = regexp.MustCompile(`\b` + idPrefix + `\d+\b`)
 
@@ -211,9 +253,14 @@ func (c *call) input(ids [][]string) *cloudwatch.GetMetricDataInput {
 // input is the query with that index as AWS takes it.
 func (q *Query) input(i int) types.MetricDataQuery {
 	d := q.spec.Queries[i]
-	out := types.MetricDataQuery{Id: aws.String(d.ID), ReturnData: d.ReturnData}
-	if d.Label != "" {
+	out := types.MetricDataQuery{Id: aws.String(d.ID), ReturnData: aws.Bool(q.asked[i])}
+	switch {
+	case d.Label != "":
 		out.Label = aws.String(d.Label)
+	case d.MetricStat == nil && q.plain[i]:
+		// It is what CloudWatch would say, if the id were this one in shared calls.
+		// Several series would have it in front of labels of their own.
+		out.Label = aws.String(d.ID)
 	}
 	if d.Period != 0 {
 		out.Period = aws.Int32(d.Period)

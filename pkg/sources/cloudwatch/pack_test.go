@@ -20,6 +20,11 @@ import (
 
 var noon = time.Date(2026, 3, 4, 12, 0, 7, 0, time.UTC)
 
+// packAt packs as it is by default.
+func packAt(now time.Time, queries ...*Query) []*call {
+	return pack(queries, now, DefaultConfig().Settle)
+}
+
 // pair is an object of two metrics.
 func pair(tb testing.TB, i int) *Query {
 	tb.Helper()
@@ -81,7 +86,7 @@ func TestPack(t *testing.T) {
 		}, []int{401, 22}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			calls := pack(test.queries, noon)
+			calls := packAt(noon, test.queries...)
 			var got []int
 			for _, c := range calls {
 				got = append(got, len(c.input(c.ids()).MetricDataQueries))
@@ -133,7 +138,7 @@ func checkCalls(t *testing.T, queries []*Query, calls []*call) {
 		}
 		for _, q := range c.queries {
 			asked[q]++
-			if got := q.window(noon); got != c.window {
+			if got := q.window(noon, DefaultConfig().Settle); got != c.window {
 				t.Errorf("a query of %v is asked for %v", got, c.window)
 			}
 		}
@@ -170,7 +175,7 @@ func (f roundTrip) Do(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestPackIsStable(t *testing.T) {
 	queries := repeat(700, func(i int) *Query { return mustQuery(t, manyMetrics(1+i%7)...) })
-	first, second := pack(queries, noon), pack(queries, noon)
+	first, second := packAt(noon, queries...), packAt(noon, queries...)
 	for i := range first {
 		if !slices.Equal(first[i].queries, second[i].queries) {
 			t.Fatalf("call %d has other queries the second time", i)
@@ -178,16 +183,24 @@ func TestPackIsStable(t *testing.T) {
 	}
 }
 
-func TestHalves(t *testing.T) {
+func TestSplit(t *testing.T) {
 	queries := repeat(5, func(i int) *Query { return pair(t, i) })
-	whole := pack(queries, noon)[0]
-	first, second := whole.halves()
-	checkCalls(t, queries, []*call{first, second})
-	if first.window != whole.window || second.window != whole.window {
-		t.Error("a half has another window")
-	}
-	if first.load.plus(second.load) != whole.load {
-		t.Errorf("loads of %v and %v are not %v together", first.load, second.load, whole.load)
+	whole := packAt(noon, queries...)[0]
+	for n, want := range map[int][]int{1: {5}, 2: {3, 2}, 3: {2, 2, 1}, 5: {1, 1, 1, 1, 1}, 8: {1, 1, 1, 1, 1}} {
+		parts := whole.split(n)
+		checkCalls(t, queries, parts)
+		var sizes []int
+		var all load
+		for _, p := range parts {
+			sizes = append(sizes, len(p.queries))
+			all = all.plus(p.load)
+			if p.window != whole.window || p.settle != whole.settle {
+				t.Error("a part has another window")
+			}
+		}
+		if !slices.Equal(sizes, want) || all != whole.load {
+			t.Errorf("%d parts are of %v queries and the load %v, want %v and %v", n, sizes, all, want, whole.load)
+		}
 	}
 }
 
@@ -208,14 +221,14 @@ func TestInput(t *testing.T) {
 	})
 	t.Run("shared", func(t *testing.T) {
 		in := inputOf(a, b)
-		if got := describeInput(in); got != "tg0:errors tg1:calls tg2=tg0/tg1 tg3:x tg4=SUM([tg3])" {
+		if got := describeInput(in); got != "tidegaugeq0:errors tidegaugeq1:calls tidegaugeq2=tidegaugeq0/tidegaugeq1 tidegaugeq3:x tidegaugeq4=SUM([tidegaugeq3])" {
 			t.Errorf("asks %s", got)
 		}
 		returned := make([]bool, len(in.MetricDataQueries))
 		for i, d := range in.MetricDataQueries {
 			returned[i] = *d.ReturnData
 		}
-		if !slices.Equal(returned, []bool{false, false, true, true, true}) {
+		if !slices.Equal(returned, []bool{true, true, true, true, true}) {
 			t.Errorf("returned: %v", returned)
 		}
 		m := in.MetricDataQueries[3]
@@ -234,7 +247,7 @@ func TestInput(t *testing.T) {
 }
 
 func inputOf(queries ...*Query) *cloudwatch.GetMetricDataInput {
-	c := pack(queries, noon)[0]
+	c := packAt(noon, queries...)[0]
 	return c.input(c.ids())
 }
 
@@ -258,7 +271,7 @@ func FuzzPack(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64, n uint16) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		queries := repeat(int(n%400), func(int) *Query { return randomQuery(t, random) })
-		checkCalls(t, queries, pack(queries, noon))
+		checkCalls(t, queries, packAt(noon, queries...))
 	})
 }
 

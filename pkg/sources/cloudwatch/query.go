@@ -78,10 +78,24 @@ type Query struct {
 	expressions []expression
 	// period is the longest of the queries' periods: the grid that all of them fit.
 	period time.Duration
-	// complete says that the period in progress must not be read.
+	// complete says that the period in progress must not be read: a sum of it is too
+	// small, and a function has a value without its data. Of other statistics it is
+	// the freshest value there is, and all there will be of a metric that is
+	// published once in a period.
 	complete bool
+	// settles says that late data changes what is read, and that nothing in the
+	// answer shows whether it arrived.
+	settles bool
 	// alone says that the query must have a call to itself.
 	alone bool
+	// inputs are, for each returned expression, the metrics that it is made of,
+	// directly or through other expressions.
+	inputs [][]int
+	// plain says which of the queries have one series for certain.
+	plain []bool
+	// asked says of which queries CloudWatch is to return the data: the returned
+	// ones and their inputs, which show how far the data has arrived.
+	asked []bool
 	// load is what the query takes of a call's limits.
 	load load
 }
@@ -132,19 +146,85 @@ func (q *Query) parse() {
 	for i, d := range q.spec.Queries {
 		if d.MetricStat != nil {
 			period = max(period, d.MetricStat.Period)
-			q.complete = q.complete || accumulates(d.MetricStat.Stat)
+			q.settles = q.settles || accumulates(d.MetricStat.Stat)
+			q.alone = q.alone || d.labelledByOthers()
 			continue
 		}
 		e := parseExpression(d.Expression, ids)
 		period = max(period, d.Period, e.period)
 		q.complete = q.complete || e.calls
-		q.alone = q.alone || e.alone || e.allMetrics && metrics == 0 || e.size(metrics) > maxExpression
+		q.settles = q.settles || e.finds
+		q.alone = q.alone || d.labelledByOthers() || e.alone || e.allMetrics && metrics == 0 || e.size(metrics) > maxExpression
 		q.expressions[i] = e
 	}
 	if period == 0 {
 		period = 60
 	}
 	q.period = time.Duration(period) * time.Second
+	q.complete = q.complete || q.settles
+	q.relate()
+}
+
+// relate finds out which queries each expression is made of.
+func (q *Query) relate() {
+	n := len(q.spec.Queries)
+	q.inputs, q.plain, q.asked = make([][]int, n), make([]bool, n), make([]bool, n)
+	for i, d := range q.spec.Queries {
+		reached := make([]bool, n)
+		q.reach(i, reached)
+		q.plain[i] = true
+		var inputs []int
+		for j, is := range reached {
+			switch e := q.expressions[j]; {
+			case !is:
+			case q.spec.Queries[j].MetricStat != nil:
+				inputs = append(inputs, j)
+			default:
+				q.plain[i] = q.plain[i] && !e.calls && !e.lists && !e.alone
+			}
+		}
+		if !q.returned(i) {
+			continue
+		}
+		q.asked[i] = true
+		if d.MetricStat != nil {
+			continue
+		}
+		q.inputs[i] = inputs
+		for _, j := range inputs {
+			q.asked[j] = true
+		}
+	}
+}
+
+// reach marks the query with that index and what it refers to, in the end. An
+// expression that cannot be read may refer to any metric.
+func (q *Query) reach(i int, reached []bool) {
+	if reached[i] {
+		return
+	}
+	reached[i] = true
+	e := q.expressions[i]
+	for _, p := range e.parts {
+		if p.kind == partReference {
+			q.reach(p.query, reached)
+		}
+	}
+	if e.alone || e.allMetrics {
+		for j, d := range q.spec.Queries {
+			reached[j] = reached[j] || d.MetricStat != nil
+		}
+	}
+}
+
+// labelledByOthers says that the label, as CloudWatch makes it up, depends on the
+// metrics that share the call
+// (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/graph-dynamic-labels.html).
+func (d MetricDataQuery) labelledByOthers() bool {
+	if d.Label == "" && d.MetricStat != nil {
+		return strings.Contains(d.MetricStat.Metric.MetricName, "${")
+	}
+	return strings.Contains(d.Label, "${LABEL")
 }
 
 // accumulates says that a statistic grows while its period lasts, so that its
@@ -198,6 +278,24 @@ func (q *Query) describe(i int) string {
 	}
 	return fmt.Sprintf("%s (%s of %s %s {%s} every %v)",
 		d.ID, d.MetricStat.Stat, m.Namespace, m.MetricName, strings.Join(dimensions, ", "), q.periodOf(i))
+}
+
+// String names what the query asks, for the log.
+func (q *Query) String() string {
+	var returned []string
+	for i := range q.spec.Queries {
+		if q.returned(i) {
+			returned = append(returned, q.describe(i))
+		}
+	}
+	text := strings.Join(returned, ", ")
+	if q.spec.Region != "" {
+		text += " in " + q.spec.Region
+	}
+	if q.spec.RoleARN != "" {
+		text += " as " + q.spec.RoleARN
+	}
+	return text
 }
 
 // canonical is a copy of the spec in which what means the same is the same.

@@ -176,17 +176,20 @@ func TestWindow(t *testing.T) {
 	}{
 		{"gauge", []MetricDataQuery{of("m1", "x", "Average", 60)}, "12:02:00", "12:08:00"},
 		{"percentile", []MetricDataQuery{of("m1", "x", "p99.9", 60)}, "12:02:00", "12:08:00"},
-		{"sum", []MetricDataQuery{of("m1", "x", "Sum", 60)}, "12:02:00", "12:07:00"},
-		{"count", []MetricDataQuery{of("m1", "x", "SampleCount", 60)}, "12:02:00", "12:07:00"},
-		{"trimmed sum", []MetricDataQuery{of("m1", "x", "TS(10%:90%)", 60)}, "12:02:00", "12:07:00"},
-		{"trimmed count", []MetricDataQuery{of("m1", "x", "tc99", 60)}, "12:02:00", "12:07:00"},
+		{"sum", []MetricDataQuery{of("m1", "x", "Sum", 60)}, "12:00:00", "12:05:00"},
+		{"count", []MetricDataQuery{of("m1", "x", "SampleCount", 60)}, "12:00:00", "12:05:00"},
+		{"trimmed sum", []MetricDataQuery{of("m1", "x", "TS(10%:90%)", 60)}, "12:00:00", "12:05:00"},
+		{"trimmed count", []MetricDataQuery{of("m1", "x", "tc99", 60)}, "12:00:00", "12:05:00"},
 		{"five minutes", []MetricDataQuery{of("m1", "x", "Maximum", 300)}, "11:50:00", "12:10:00"},
 		{"sum of five minutes", []MetricDataQuery{of("m1", "x", "Sum", 300)}, "11:50:00", "12:05:00"},
+		{"sum of four minutes", []MetricDataQuery{of("m1", "x", "Sum", 240)}, "11:52:00", "12:04:00"},
+		{"sum of two minutes", []MetricDataQuery{of("m1", "x", "Sum", 120)}, "11:58:00", "12:04:00"},
+		{"sum of ten seconds", []MetricDataQuery{of("m1", "x", "Sum", 10)}, "12:02:30", "12:07:30"},
 		{"an hour", []MetricDataQuery{of("m1", "x", "Minimum", 3600)}, "09:00:00", "13:00:00"},
 		{"ten seconds", []MetricDataQuery{of("m1", "x", "Average", 10)}, "12:02:40", "12:07:50"},
 		{"one second", []MetricDataQuery{of("m1", "x", "Average", 1)}, "12:02:43", "12:07:44"},
 		{"two periods", []MetricDataQuery{of("m1", "x", "Average", 60), of("m2", "x", "Average", 300)}, "11:50:00", "12:10:00"},
-		{"sum in an expression", []MetricDataQuery{hidden(of("m1", "x", "Sum", 60)), math("e1", "m1/2")}, "12:02:00", "12:07:00"},
+		{"sum in an expression", []MetricDataQuery{hidden(of("m1", "x", "Sum", 60)), math("e1", "m1/2")}, "12:00:00", "12:05:00"},
 		{"gauges in an expression", []MetricDataQuery{hidden(of("m1", "x", "Average", 60)), math("e1", "m1*2")}, "12:02:00", "12:08:00"},
 		{"function", []MetricDataQuery{hidden(of("m1", "x", "Average", 60)), math("e1", "FILL(m1, 0)")}, "12:02:00", "12:07:00"},
 		{"search", []MetricDataQuery{math("e1", "SEARCH('{AWS/EC2} x', 'Average', 300)")}, "11:50:00", "12:05:00"},
@@ -194,7 +197,7 @@ func TestWindow(t *testing.T) {
 		{"no period at all", []MetricDataQuery{math("e1", "TIME_SERIES(1)")}, "12:02:00", "12:07:00"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got := mustQuery(t, test.queries...).window(now)
+			got := mustQuery(t, test.queries...).window(now, 2*time.Minute)
 			if start, end := got.start.Format(time.TimeOnly), got.end.Format(time.TimeOnly); start != test.start || end != test.end {
 				t.Errorf("asks for %s to %s, want %s to %s", start, end, test.start, test.end)
 			}
@@ -206,11 +209,88 @@ func TestWindow(t *testing.T) {
 func TestWindowOfOddPeriods(t *testing.T) {
 	q := mustQuery(t, of("m1", "x", "Sum", 420))
 	now := time.Date(2026, 3, 4, 12, 7, 43, 0, time.UTC)
-	w := q.window(now)
+	w := q.window(now, 2*time.Minute)
 	if w.start.Unix()%420 != 0 || w.end.Unix()%420 != 0 {
 		t.Errorf("%v to %v is not on the grid of 7 minutes", w.start, w.end)
 	}
-	if w.end.After(now) || now.Sub(w.end) >= 7*time.Minute || w.end.Sub(w.start) != 21*time.Minute {
-		t.Errorf("%v to %v is not the last 3 complete periods", w.start, w.end)
+	settled := now.Add(-2 * time.Minute)
+	if w.end.After(settled) || settled.Sub(w.end) >= 7*time.Minute || w.end.Sub(w.start) != 21*time.Minute {
+		t.Errorf("%v to %v is not the last 3 settled periods", w.start, w.end)
+	}
+}
+
+// TestSettle: of data that is late, the period that has just ended has only a part.
+func TestSettle(t *testing.T) {
+	q := mustQuery(t, of("m1", "x", "Sum", 300))
+	for after := range 300 {
+		now := time.Date(2026, 3, 4, 12, 5, after, 0, time.UTC)
+		want := time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
+		if after >= 120 {
+			want = want.Add(5 * time.Minute)
+		}
+		if got := q.window(now, 2*time.Minute).end; !got.Equal(want) {
+			t.Fatalf("at %v the window ends at %v, want %v", now, got, want)
+		}
+	}
+}
+
+func TestRelations(t *testing.T) {
+	q := mustQuery(t,
+		hidden(of("m0", "a", "Average", 60)), hidden(of("m1", "b", "Average", 60)), hidden(of("m2", "c", "Average", 60)),
+		math("sum", "m0+m1"), hidden(math("twice", "sum*2")), math("nested", "twice+m1"), math("filled", "FILL(m0, 0)"),
+		math("list", "[m0]"), math("circle", "m0+circle"), math("all", "METRICS()"), math("constant", "5"), math("other", "x+1"),
+	)
+	if got, want := fmt.Sprint(q.inputs[3:]), "[[0 1] [] [0 1] [0] [0] [0] [0 1 2] [] [0 1 2]]"; got != want {
+		t.Errorf("the inputs are %s, want %s", got, want)
+	}
+	if got, want := idsWith(q, q.plain), "m0 m1 m2 sum twice nested circle constant"; got != want {
+		t.Errorf("plain are %s, want %s", got, want)
+	}
+	if got, want := idsWith(q, q.asked), "m0 m1 m2 sum nested filled list circle all constant other"; got != want {
+		t.Errorf("asked are %s, want %s", got, want)
+	}
+	unread := mustQuery(t, hidden(of("m0", "a", "Average", 60)), of("m1", "b", "Average", 60), math("e", "m1*2"))
+	if got, want := idsWith(unread, unread.asked), "m1 e"; got != want {
+		t.Errorf("of an object with a metric that nobody needs are asked %s, want %s", got, want)
+	}
+}
+
+// idsWith are the ids of the queries that something is true of.
+func idsWith(q *Query, is []bool) string {
+	var ids []string
+	for i, d := range q.spec.Queries {
+		if is[i] {
+			ids = append(ids, d.ID)
+		}
+	}
+	return strings.Join(ids, " ")
+}
+
+func TestLabelsThatDependOnOthers(t *testing.T) {
+	for label, alone := range map[string]bool{"": false, "x": false, "${PROP('Region')}": false, "${LABEL}": true, "${LABEL|1}": true} {
+		d := depth("m1", "a")
+		d.Label = label
+		if got := mustQuery(t, d).alone; got != alone {
+			t.Errorf("a query with the label %q is alone: %v", label, got)
+		}
+	}
+	if !mustQuery(t, of("m1", "${LAST}", "Average", 60)).alone {
+		t.Error("a query whose metric's name cannot be its label is not alone")
+	}
+}
+
+func TestQueryNamesItself(t *testing.T) {
+	hidden := false
+	q, err := NewQuery(Spec{Region: "eu-west-1", RoleARN: "arn:aws:iam::123456789012:role/reader", Queries: []MetricDataQuery{
+		{ID: "rate", Expression: "sent / 60"},
+		{ID: "sent", ReturnData: &hidden, MetricStat: &MetricStat{
+			Metric: Metric{Namespace: "AWS/SQS", MetricName: "NumberOfMessagesSent"}, Period: 60, Stat: "Sum",
+		}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := q.String(), "rate (sent / 60) in eu-west-1 as arn:aws:iam::123456789012:role/reader"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -6,8 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/cloudwatch"
@@ -16,14 +16,9 @@ import (
 	"github.com/tidegauge/tidegauge/pkg/sources"
 )
 
-const (
-	// maxPages is how many pages of an answer are read. A packed call needs one
-	// unless a search finds thousands of metrics.
-	maxPages = 20
-	// maxSplits is how many calls a Fetch makes on top of a refused call, to find
-	// the queries that it was refused for: enough for some ten among hundreds.
-	maxSplits = 128
-)
+// maxPages is how many pages of an answer are read. A packed call needs one
+// unless a search finds thousands of metrics.
+const maxPages = 20
 
 // Source asks CloudWatch. It implements sources.Source and prometheus.Collector.
 type Source struct {
@@ -48,7 +43,7 @@ func New(ctx context.Context, c Config) (*Source, error) {
 }
 
 func newSource(c *clients) *Source {
-	return &Source{clients: c, counters: newCounters(), timeout: c.config.CallTimeout}
+	return &Source{clients: c, counters: newCounters(c.base.Region), timeout: c.config.CallTimeout}
 }
 
 // answered is the result of one query.
@@ -85,43 +80,63 @@ func (s *Source) start(ctx context.Context, k clientKey, queries []*Query, now t
 		failAll(queries, err, answers)
 		return
 	}
-	splits := new(atomic.Int32)
-	splits.Store(maxSplits)
-	for _, call := range pack(queries, now) {
-		go s.ask(ctx, attempt{c, call, splits}, answers)
+	h := new(hunt)
+	for _, call := range pack(queries, now, s.clients.config.Settle) {
+		go s.ask(ctx, attempt{client: c, call: call, hunt: h}, answers)
 	}
 }
 
-// attempt is a call to a client, and how many more calls it may become.
+// attempt is a call to a client, and how it came about.
 type attempt struct {
 	*client
 	*call
 
-	splits *atomic.Int32
+	hunt *hunt
+	// refusals is how many calls were refused and asked again without what AWS
+	// named, before they became this one.
+	refusals int
+	// named says that AWS named the call's one query as what it refused.
+	named bool
 }
 
-// ask makes the call and answers its queries. One that is refused is asked again
-// in halves, as long as that is allowed, so that a query which CloudWatch refuses
-// does not keep the others from their values.
+// ask makes the call and answers its queries. One that is refused becomes several,
+// so that a query which CloudWatch refuses does not keep the others from their values.
 func (s *Source) ask(ctx context.Context, a attempt, answers chan<- answered) {
+	results, parts := s.outcome(ctx, a)
+	for _, part := range parts {
+		go s.ask(ctx, part, answers)
+	}
+	for i, r := range results {
+		answers <- answered{a.queries[i], r}
+	}
+}
+
+// outcome is either the results of the call or what to ask instead. A panic is the
+// results of the call that it happened in, and the end of nothing else.
+func (s *Source) outcome(ctx context.Context, a attempt) (results []sources.Result, parts []attempt) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			klog.FromContext(ctx).Error(fmt.Errorf("panic: %v", cause), "Cannot make a call or read its answer",
+				"client", a.key.String(), "stack", string(debug.Stack()))
+			results = failures(len(a.queries), fmt.Errorf("%s: internal error, of which the adapter's log has the details", a.key))
+			parts = nil
+		}
+	}()
 	results, err := s.try(ctx, a)
-	if err == nil {
-		for i, q := range a.queries {
-			answers <- answered{q, results[i]}
-		}
-		return
+	switch {
+	case err == nil:
+		a.hunt.learn(a)
+		return results, nil
+	case len(a.queries) > 1 && isOfOne(err):
+		return nil, a.parts(err)
+	default:
+		return failures(len(a.queries), err), nil
 	}
-	if len(a.queries) > 1 && isOfOne(err) {
-		if a.splits.Add(-2) >= 0 {
-			first, second := a.halves()
-			go s.ask(ctx, attempt{a.client, first, a.splits}, answers)
-			s.ask(ctx, attempt{a.client, second, a.splits}, answers)
-			return
-		}
-		// It is not known to be any one query's fault, and not called so.
-		err = fmt.Errorf("asked together with %d queries, too many of which are refused: %s", len(a.queries)-1, err.Error())
-	}
-	failAll(a.queries, err, answers)
+}
+
+// failures are n results of one error.
+func failures(n int, err error) []sources.Result {
+	return slices.Repeat([]sources.Result{{Err: err}}, n)
 }
 
 // errMessage is a call that AWS answered with a remark on the call as a whole, for
@@ -134,8 +149,8 @@ func isOfOne(err error) bool {
 }
 
 func failAll(queries []*Query, err error, answers chan<- answered) {
-	for _, q := range queries {
-		answers <- answered{q, sources.Result{Err: err}}
+	for i, r := range failures(len(queries), err) {
+		answers <- answered{queries[i], r}
 	}
 }
 
@@ -173,12 +188,10 @@ func (s *Source) page(ctx context.Context, a attempt, in *cloudwatch.GetMetricDa
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	out, err := a.GetMetricData(ctx, in)
+	s.counters.call(a, err)
 	if err == nil {
-		s.counters.call(a, "ok")
 		return out, nil
 	}
-	class := classify(err)
-	s.counters.call(a, string(class))
 	klog.FromContext(ctx).V(2).Info("GetMetricData failed", "region", a.key.region, "role", a.key.role,
 		"queries", len(in.MetricDataQueries), "requestID", requestID(err), "cause", words(err))
 	switch {

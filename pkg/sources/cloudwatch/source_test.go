@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,6 +28,8 @@ type fakeAWS struct {
 	values map[string]float64
 	// refused are the metrics for which a call is refused.
 	refused map[string]bool
+	// words, if not nil, are how a call is refused for its query of that index.
+	words func(in *cloudwatch.GetMetricDataInput, i int) string
 	// before, if not nil, is called before each call and may fail it.
 	before func(ctx context.Context, region string, in *cloudwatch.GetMetricDataInput) error
 	// after, if not nil, changes the answer.
@@ -60,13 +63,17 @@ func (r region) GetMetricData(ctx context.Context, in *cloudwatch.GetMetricDataI
 		}
 	}
 	out := new(cloudwatch.GetMetricDataOutput)
-	for _, d := range in.MetricDataQueries {
+	for i, d := range in.MetricDataQueries {
 		one := types.MetricDataResult{Id: d.Id, Label: d.Label, StatusCode: types.StatusCodeComplete}
 		value, ok := 1.0, true
 		if d.MetricStat != nil {
 			name := *d.MetricStat.Metric.MetricName
 			if r.refused[name] {
-				return nil, apiError("ValidationError", "no good: "+name)
+				words := "no good: " + name
+				if r.words != nil {
+					words = r.words(in, i)
+				}
+				return nil, apiError("ValidationError", words)
 			}
 			value, ok = r.values[name]
 		}
@@ -302,27 +309,63 @@ func TestIdleClientsGo(t *testing.T) {
 	})
 }
 
+// byID is how AWS refuses an expression.
+func byID(in *cloudwatch.GetMetricDataInput, i int) string {
+	return fmt.Sprintf("Error in expression '%s': bad", *in.MetricDataQueries[i].Id)
+}
+
+// byPlace is how AWS refuses what breaks a rule for a field.
+func byPlace(_ *cloudwatch.GetMetricDataInput, i int) string {
+	return fmt.Sprintf("The value x for parameter MetricDataQueries.member.%d.MetricStat.Stat is not supported.", i+1)
+}
+
+// byConstraint is how AWS refuses what breaks a constraint of its model.
+func byConstraint(_ *cloudwatch.GetMetricDataInput, i int) string {
+	return fmt.Sprintf("1 validation error detected: Value '' at 'metricDataQueries.%d.member.metricStat.stat' failed", i+1)
+}
+
+// byNeighbour names a query that is not to blame.
+func byNeighbour(in *cloudwatch.GetMetricDataInput, i int) string {
+	return byID(in, (i+1)%len(in.MetricDataQueries))
+}
+
 func TestRefusedQueriesAreFound(t *testing.T) {
+	fifth := func(i int) bool { return i%5 == 2 }
 	for _, test := range []struct {
 		name    string
-		refused []int
-		calls   int
+		words   func(in *cloudwatch.GetMetricDataInput, i int) string
+		refused func(i int) bool
+		// calls are how many there may be at most.
+		calls int
 	}{
-		{"none", nil, 1},
-		{"the first", []int{0}, 17},
-		{"the last", []int{399}, 19},
-		{"some", []int{3, 100, 250, 251, 399}, 71},
+		{"none", nil, func(int) bool { return false }, 1},
+		{"the first", nil, func(i int) bool { return i == 0 }, 19},
+		{"the last", nil, func(i int) bool { return i == 499 }, 19},
+		{"some", nil, func(i int) bool { return i < 2 || i == 250 || i == 499 }, 60},
+		{"a hundred", nil, fifth, 999},
+		{"all", nil, func(int) bool { return true }, 999},
+		{"one with its id", byID, func(i int) bool { return i == 123 }, 3},
+		{"two with their ids", byID, func(i int) bool { return i == 0 || i == 499 }, 5},
+		{"a hundred with their ids", byID, fifth, 1 + 2*100 + searchParts},
+		{"a hundred with their places", byPlace, fifth, 1 + 2*100 + searchParts},
+		{"a hundred with other places", byConstraint, fifth, 1 + 2*100 + searchParts},
+		{"all with their ids", byID, func(int) bool { return true }, 1 + 2*500},
+		{"one with its neighbour's id", byNeighbour, func(i int) bool { return i == 123 }, 3 + 2*searchParts + 19},
+		{"a hundred with their neighbours' ids", byNeighbour, fifth, 999 + 2*searchParts},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			values, queries := numbered(t, 400)
-			f := &fakeAWS{values: values, refused: make(map[string]bool)}
-			for _, i := range test.refused {
-				f.refused[fmt.Sprintf("x%03d", i)] = true
+			values, queries := numbered(t, 500)
+			f := &fakeAWS{values: values, refused: make(map[string]bool), words: test.words}
+			for i := range queries {
+				f.refused[fmt.Sprintf("x%03d", i)] = test.refused(i)
 			}
 			for i, r := range f.source(DefaultConfig()).Fetch(t.Context(), asQueries(queries)) {
-				if slices.Contains(test.refused, i) {
-					want := fmt.Sprintf("cloudwatch in eu-west-1: ValidationError: no good: x%03d", i)
-					if !errors.Is(r.Err, sources.ErrRejected) || r.Err.Error() != want {
+				if test.refused(i) {
+					words := fmt.Sprintf("no good: x%03d", i)
+					if test.words != nil {
+						words = test.words(inputOf(queries[i]), 0)
+					}
+					if want := "cloudwatch in eu-west-1: ValidationError: " + words; !errors.Is(r.Err, sources.ErrRejected) || r.Err.Error() != want {
 						t.Errorf("the error of query %d is %q, want %q", i, r.Err, want)
 					}
 					continue
@@ -338,23 +381,106 @@ func TestRefusedQueriesAreFound(t *testing.T) {
 	}
 }
 
-func TestTooManyRefused(t *testing.T) {
-	values, queries := numbered(t, 400)
-	f := &fakeAWS{values: values, refused: make(map[string]bool)}
-	for name := range values {
-		f.refused[name] = true
+// TestRefusedQueriesDelayTheOthersLittle: with AWS answering in a tenth of a second,
+// a hundred bad ones among five hundred are found in time for a fetch.
+func TestRefusedQueriesDelayTheOthersLittle(t *testing.T) {
+	for name, words := range map[string]func(*cloudwatch.GetMetricDataInput, int) string{"named": byID, "not named": nil} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				values, queries := numbered(t, 500)
+				f := &fakeAWS{values: values, refused: make(map[string]bool), words: words}
+				for i := 2; i < len(queries); i += 5 {
+					f.refused[fmt.Sprintf("x%03d", i)] = true
+				}
+				f.before = func(context.Context, string, *cloudwatch.GetMetricDataInput) error {
+					<-time.After(100 * time.Millisecond)
+					return nil
+				}
+				begun := time.Now()
+				f.source(DefaultConfig()).Fetch(t.Context(), asQueries(queries))
+				if took := time.Since(begun); took > 10*time.Second {
+					t.Errorf("it took %v", took)
+				}
+			})
+		})
 	}
-	for i, r := range f.source(DefaultConfig()).Fetch(t.Context(), asQueries(queries)) {
-		if r.Err == nil {
-			t.Fatalf("query %d has no error", i)
+}
+
+func TestPanicFailsItsCallOnly(t *testing.T) {
+	f := &fakeAWS{values: map[string]float64{"a": 1, "b": 2, "c": 3}}
+	f.before = func(_ context.Context, region string, _ *cloudwatch.GetMetricDataInput) error {
+		if region == "us-east-1" {
+			panic("SECRET")
 		}
-		if alone := !strings.Contains(r.Err.Error(), "asked together"); errors.Is(r.Err, sources.ErrRejected) != alone {
-			t.Errorf("query %d is blamed for what may be another's fault: %v", i, r.Err)
+		return nil
+	}
+	abroad := func(metric string) sources.Query {
+		return mustSpec(t, Spec{Region: "us-east-1", Queries: []MetricDataQuery{of("m1", metric, "Average", 60)}})
+	}
+	config := DefaultConfig()
+	config.MaxCalls = 1
+	s := f.source(config)
+	for range 2 { // a slot that is not given back would block the second
+		got := s.Fetch(t.Context(), []sources.Query{abroad("a"), mustQuery(t, of("m1", "b", "Average", 60)), abroad("c")})
+		wantSample(t, got[1], 2)
+		for _, r := range []sources.Result{got[0], got[2]} {
+			if r.Err == nil || r.Err.Error() != "cloudwatch in us-east-1: internal error, of which the adapter's log has the details" {
+				t.Errorf("got %+v, want an error", r)
+			}
 		}
 	}
-	if got := len(f.asked()); got > 1+maxSplits {
-		t.Errorf("%d calls, want at most %d", got, 1+maxSplits)
+}
+
+func TestRegionsThatNobodyAnswersHaveNoCounts(t *testing.T) {
+	f := &fakeAWS{values: map[string]float64{"a": 1}}
+	f.before = func(_ context.Context, region string, _ *cloudwatch.GetMetricDataInput) error {
+		switch {
+		case strings.HasPrefix(region, "no-"):
+			return unsent(&net.DNSError{Name: region, Err: "no such host"})
+		case strings.HasPrefix(region, "sts-"):
+			return withoutCredentials(apiError("AccessDenied", "no"))
+		case region == "us-west-2":
+			return failed(apiError("AccessDenied", "no"))
+		}
+		return nil
 	}
+	s := f.source(DefaultConfig())
+	ask := func(region string) sources.Query {
+		return mustSpec(t, Spec{Region: region, Queries: []MetricDataQuery{of("m1", "a", "Average", 60)}})
+	}
+	var queries []sources.Query
+	for i := range 50 {
+		queries = append(queries, ask(fmt.Sprint("no-where-", i)), ask(fmt.Sprint("sts-where-", i)))
+	}
+	s.Fetch(t.Context(), append(queries, ask(""), ask("us-west-2")))
+	counts := gather(t, s)
+	for name, want := range map[string]float64{
+		"tidegauge_cloudwatch_calls_total{eu-west-1,ok}":     1,
+		"tidegauge_cloudwatch_calls_total{us-west-2,denied}": 1,
+		"tidegauge_cloudwatch_calls_total{other,failed}":     50,
+		"tidegauge_cloudwatch_calls_total{other,denied}":     50,
+	} {
+		if counts[name] != want {
+			t.Errorf("%s is %v, want %v", name, counts[name], want)
+		}
+	}
+
+	t.Run("nor more than there are regions", func(t *testing.T) {
+		var queries []sources.Query
+		for i := range 3 * maxRegions {
+			queries = append(queries, ask(fmt.Sprint("any-where-", i)))
+		}
+		s.Fetch(t.Context(), queries)
+		regions := 0
+		for name := range gather(t, s) {
+			if strings.HasPrefix(name, "tidegauge_cloudwatch_metrics_requested_total{") {
+				regions++
+			}
+		}
+		if regions != maxRegions+1 {
+			t.Errorf("counts of %d regions, want %d and the others together", regions, maxRegions)
+		}
+	})
 }
 
 func TestMessageOfACall(t *testing.T) {
@@ -389,6 +515,9 @@ func TestPagesOfACall(t *testing.T) {
 			f.after = func(in *cloudwatch.GetMetricDataInput, out *cloudwatch.GetMetricDataOutput) {
 				if want := fmt.Sprint("after ", page); page > 0 && aws.ToString(in.NextToken) != want {
 					t.Errorf("page %d is asked with the token %q, want %q", page, aws.ToString(in.NextToken), want)
+				}
+				if page > 0 {
+					out.MetricDataResults[0].Timestamps, out.MetricDataResults[0].Values = nil, nil
 				}
 				page++
 				if page < test.pages {
