@@ -71,12 +71,16 @@ func (o *options) load() (*config.Config, error) {
 	}
 	if o.maxAge != 0 {
 		c.MaxAge = o.maxAge
-	}
-	if err := c.Validate(); err != nil {
-		return nil, fmt.Errorf("flags: %w", err)
+		if err := c.Validate(); err != nil {
+			return nil, fmt.Errorf("--max-age: %w", err)
+		}
 	}
 	if o.shutdownDelay < 0 {
-		return nil, fmt.Errorf("flags: --shutdown-delay-duration: %v is negative", o.shutdownDelay)
+		return nil, fmt.Errorf("--shutdown-delay-duration: %v is negative", o.shutdownDelay)
+	}
+	// The library ends the process on this one, with a stack in place of a sentence.
+	if o.base.SecureServing.BindPort == 0 {
+		return nil, errors.New("--secure-port: 0 is no port to serve on")
 	}
 	return c, nil
 }

@@ -285,7 +285,7 @@ func (t *turn) write(ctx context.Context, object *metricsaws.ExternalMetric, sta
 	if err != nil {
 		return err
 	}
-	patched, err := t.objects.Namespace(object.Namespace).Patch(ctx, object.Name, types.JSONPatchType, patch, metav1.PatchOptions{}, "status")
+	patched, err := t.objects.Namespace(object.Namespace).Patch(ctx, object.Name, types.JSONPatchType, patch, metav1.PatchOptions{FieldManager: reporterName}, "status")
 	if apierrors.IsNotFound(err) {
 		return nil
 	}

@@ -124,5 +124,6 @@ func oneLine(err error) error {
 	if !errors.As(err, &list) {
 		return err
 	}
-	return errors.New(goType.ReplaceAllString(strings.Join(list.Errors, "; "), " is not known"))
+	text := goType.ReplaceAllString(strings.Join(list.Errors, "; "), " is not known")
+	return errors.New(strings.ReplaceAll(text, " into time.Duration", " into a duration such as 30s"))
 }

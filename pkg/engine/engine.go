@@ -123,8 +123,8 @@ type Backoff struct {
 	// First is the time after the first failure, or the query's interval if that is
 	// shorter; 2s by default.
 	First time.Duration
-	// Max is the limit for failures in general, or the query's interval if that is
-	// longer; 30s by default. It also ends the pauses of a backend that throttles,
+	// Max is the limit for failures in general, 30s by default: or half of the query's
+	// MaxAge if that is shorter, or its interval if that is longer. It also ends the pauses of a backend that throttles,
 	// which start at 1s.
 	Max time.Duration
 	// FirstRejected is the time after the first failure if it wraps

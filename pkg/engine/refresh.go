@@ -226,7 +226,7 @@ func (f *feed) nextDue(e *entry, err error, j jitter, now time.Time) time.Time {
 		return e.backend.throttle.until
 	default:
 		e.fail(err)
-		return f.schedule.retry(now, e.terms.interval, e.failures, err, j)
+		return f.schedule.retry(now, e.terms, e.failures, err, j)
 	}
 }
 

@@ -25,12 +25,14 @@ func (s schedule) refresh(t time.Time, interval time.Duration) time.Time {
 }
 
 // retry is when a query is due that has failed for the n-th time in a row, with err.
-func (s schedule) retry(t time.Time, interval time.Duration, n int, err error, j jitter) time.Time {
-	first, limit := min(s.backoff.First, interval), s.backoff.Max
+// It is tried again before its answer is too old, and soon after it is.
+func (s schedule) retry(t time.Time, of terms, n int, err error, j jitter) time.Time {
+	first := min(s.backoff.First, of.interval)
+	limit := min(s.backoff.Max, max(first, of.maxAge/2))
 	if errors.Is(err, sources.ErrRejected) {
 		first, limit = s.backoff.FirstRejected, s.backoff.MaxRejected
 	}
-	wait := grow(first, max(limit, interval), n)
+	wait := grow(first, max(limit, of.interval), n)
 	return align(t.Add(j.of(wait)), retryGrid, s.phase)
 }
 

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"testing"
 	"time"
 )
@@ -32,6 +33,22 @@ func TestGrow(t *testing.T) {
 	}{{1, 2 * time.Second}, {2, 4 * time.Second}, {4, 16 * time.Second}, {5, 30 * time.Second}, {1 << 30, 30 * time.Second}} {
 		if got := grow(2*time.Second, 30*time.Second, tc.n); got != tc.want {
 			t.Errorf("grow after %d failures = %v, want %v", tc.n, got, tc.want)
+		}
+	}
+}
+
+// An outage that is over must not outlast itself by more than the answers live.
+func TestRetryComesWithinHalfOfMaxAge(t *testing.T) {
+	s := schedule{backoff: Options{}.withDefaults().Backoff}
+	failed := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
+	for _, tc := range []struct{ maxAge, want time.Duration }{
+		{20 * time.Second, 10 * time.Second},
+		{5 * time.Minute, 30 * time.Second},
+		{2 * time.Second, 2 * time.Second},
+	} {
+		due := s.retry(failed, terms{interval: 2 * time.Second, maxAge: tc.maxAge}, 10, errors.New("503"), 1)
+		if got := due.Sub(failed); got > tc.want+retryGrid || got < tc.want {
+			t.Errorf("maxAge %v: asked again after %v, want %v", tc.maxAge, got, tc.want)
 		}
 	}
 }

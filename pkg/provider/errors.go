@@ -21,6 +21,12 @@ func unknownMetric(name types.NamespacedName) error {
 		"no external metric %q in namespace %q: no ExternalMetric of that name is there", name.Name, name.Namespace)
 }
 
+// notReady is the error of a metric of which nobody can say whether it exists.
+func notReady(name types.NamespacedName, err error) error {
+	return status(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable,
+		"external metric %s: the adapter is not ready: %v", name, err)
+}
+
 // failedMetric turns what kept a metric from having a value into the API's error.
 // Its text is what the HPA's condition and event will show.
 func failedMetric(name types.NamespacedName, err error) error {

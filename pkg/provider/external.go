@@ -24,6 +24,8 @@ import (
 type Catalog interface {
 	External(name types.NamespacedName) *catalog.Metric
 	ExternalNames() []string
+	// Ready is nil once the catalog can say which metrics exist.
+	Ready() error
 }
 
 // Engine gives the values of queries.
@@ -46,14 +48,18 @@ func NewExternal(c Catalog, e Engine) *External {
 
 // GetExternalMetric gives the items of the metric whose labels match the
 // selector. Errors are API errors whose text names the metric: 404 where there is
-// no such metric or no data, 503 where the backend is away, 500 where it refuses
-// the query or answers with no number, 504 where the first answer takes too long.
+// no such metric or no data, 503 where the backend is away or the catalog is not
+// ready, 500 where the backend refuses the query or answers with no number, 504 where
+// the first answer takes too long.
 // Users of the system, such as the HPA controller, also get an error (500) for numbers
 // that an HPA would misread.
 func (p *External) GetExternalMetric(ctx context.Context, namespace string, selector labels.Selector, info provider.ExternalMetricInfo) (*external_metrics.ExternalMetricValueList, error) {
 	name := types.NamespacedName{Namespace: namespace, Name: info.Metric}
 	metric := p.catalog.External(name)
 	if metric == nil {
+		if err := p.catalog.Ready(); err != nil {
+			return nil, notReady(name, err)
+		}
 		return nil, unknownMetric(name)
 	}
 	if metric.Err != nil {

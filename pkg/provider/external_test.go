@@ -36,6 +36,13 @@ func (c fakeCatalog) ExternalNames() []string {
 	return slices.Compact(names)
 }
 
+func (fakeCatalog) Ready() error { return nil }
+
+// unreadCatalog has not been able to read the objects.
+type unreadCatalog struct{ fakeCatalog }
+
+func (unreadCatalog) Ready() error { return errors.New("ExternalMetrics: forbidden") }
+
 type fakeEngine struct {
 	answer engine.Answer
 	err    error
@@ -149,6 +156,13 @@ func TestHPAGetsNoNumberThatItMisreads(t *testing.T) {
 	}
 	if got := get(t.Context(), t, p, depth, ""); !strings.Contains(got, "an HPA would misread the value 9100P") {
 		t.Errorf("nobody got %s", got)
+	}
+}
+
+func TestNotReadyIsNotUnknown(t *testing.T) {
+	want := "503 external metric shop/depth: the adapter is not ready: ExternalMetrics: forbidden"
+	if got := get(t.Context(), t, NewExternal(unreadCatalog{}, fakeEngine{}), depth, ""); got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
 

@@ -187,6 +187,8 @@ func (c *call) results(a *answer, ids [][]string) []sources.Result {
 func (c *call) samples(q *Query, a *answer, ids []string) ([]sources.Sample, error) {
 	var all []sources.Sample
 	var missing []string
+	var when string
+	c.trim(q, a, ids)
 	for i := range q.spec.Queries {
 		if !q.returned(i) {
 			continue
@@ -195,6 +197,7 @@ func (c *call) samples(q *Query, a *answer, ids []string) ([]sources.Sample, err
 		switch {
 		case errors.Is(err, errNothing):
 			missing = append(missing, q.describe(i))
+			when = c.when(q.extents[i])
 		case err != nil:
 			return nil, fmt.Errorf("%s: %w", q.describe(i), err)
 		}
@@ -203,19 +206,33 @@ func (c *call) samples(q *Query, a *answer, ids []string) ([]sources.Sample, err
 	if len(missing) == 0 {
 		return all, nil
 	}
-	text := fmt.Sprintf("%v %s for %s", errNothing, c.when(q), shorten(strings.Join(missing, ", "), maxWords))
+	text := fmt.Sprintf("%v %s for %s", errNothing, when, shorten(strings.Join(missing, ", "), maxWords))
 	if len(all) > 0 {
 		return nil, fmt.Errorf("%s, while other series of the metric have one", text)
 	}
 	return nil, fmt.Errorf("%w: %s", sources.ErrNoData, text)
 }
 
-// when is the time that was asked for, in words that are the same at any time.
-func (c *call) when(q *Query) string {
-	if settle := q.settle(c.settle); settle > 0 {
-		return fmt.Sprintf("in the %v until %v ago", q.lookback(), settle)
+// trim leaves only the datapoints that may be read of each query, where the call asks
+// for more because another query of the object needs it.
+func (c *call) trim(q *Query, a *answer, ids []string) {
+	for i, extent := range q.extents {
+		own := extent.window(c.now, c.settle)
+		if own == c.window {
+			continue
+		}
+		for _, s := range a.series[ids[i]] {
+			s.points = slices.DeleteFunc(s.points, func(p datapoint) bool { return !own.holds(p.time) })
+		}
 	}
-	return fmt.Sprintf("in the last %v", q.lookback())
+}
+
+// when is the time that was read, in words that are the same at any time.
+func (c *call) when(s extent) string {
+	if settle := s.settle(c.settle); settle > 0 {
+		return fmt.Sprintf("in the %v until %v ago", s.lookback(), settle)
+	}
+	return fmt.Sprintf("in the last %v", s.lookback())
 }
 
 // samplesOf are those of the query with that index; beside errNothing, those of its
@@ -226,13 +243,14 @@ func (c *call) samplesOf(q *Query, i int, a *answer, ids []string) ([]sources.Sa
 	if metric && len(all) != 1 {
 		return nil, errNotOne(len(all))
 	}
-	settled, err := q.settled(i, a, ids)
+	own := q.extents[i].window(c.now, c.settle)
+	settled, err := q.settled(i, own, a, ids)
 	if err != nil {
 		return nil, err
 	}
 	last := settled
 	if last.IsZero() {
-		last = c.window.end.Add(-q.period)
+		last = own.end.Add(-q.extents[i].period)
 	}
 	var samples []sources.Sample
 	for _, s := range all {
@@ -249,7 +267,7 @@ func (c *call) samplesOf(q *Query, i int, a *answer, ids []string) ([]sources.Sa
 			Labels: map[string]string{"id": q.spec.Queries[i].ID, "label": s.label},
 			Value:  p.value,
 			Time:   p.time,
-			Window: q.periodOf(i),
+			Window: q.extents[i].period,
 		})
 	}
 	// What a search finds includes metrics that ended two weeks ago
@@ -283,14 +301,14 @@ func errNotOne(results int) error {
 	return fmt.Errorf("CloudWatch returned %d results for one metric", results)
 }
 
-// settled is the newest time of which all the inputs of the expression with that
-// index have a datapoint. At a later one a function such as FILL or SUM has a value
+// settled is the newest time in the window of which all the inputs of the expression
+// with that index have a datapoint. At a later one a function such as FILL or SUM has a value
 // of which a part has yet to arrive. An input without any datapoint has ended or has
 // not begun, and is not waited for. The time is zero if no input has a datapoint.
 //
 // Inputs that have no time in common do not report regularly. Then it is the newest
 // time that none of them has still to reach.
-func (q *Query) settled(i int, a *answer, ids []string) (time.Time, error) {
+func (q *Query) settled(i int, own window, a *answer, ids []string) (time.Time, error) {
 	counts := make(map[time.Time]int)
 	inputs := 0
 	var reached time.Time
@@ -299,7 +317,7 @@ func (q *Query) settled(i int, a *answer, ids []string) (time.Time, error) {
 		if len(all) != 1 {
 			return time.Time{}, fmt.Errorf("%s: %w", q.describe(j), errNotOne(len(all)))
 		}
-		points := all[0].points
+		points := slices.DeleteFunc(slices.Clone(all[0].points), func(p datapoint) bool { return !own.holds(p.time) })
 		if err := all[0].check(); err != nil {
 			return time.Time{}, fmt.Errorf("%s: %w", q.describe(j), err)
 		}

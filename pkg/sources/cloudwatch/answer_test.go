@@ -42,20 +42,23 @@ func says(messages ...string) []types.MessageData {
 	return data
 }
 
+// answeredAt is when the datapoints of noon are complete, and not too old for any query.
+var answeredAt = noon.Add(time.Minute)
+
 // answerOf reads the pages as the answer to a query that has a call to itself.
 func answerOf(q *Query, pages ...[]types.MetricDataResult) sources.Result {
 	a := &answer{series: make(map[string][]*series)}
 	for _, page := range pages {
 		a.add(&cloudwatch.GetMetricDataOutput{MetricDataResults: page})
 	}
-	c := packAt(noon, q)[0]
+	c := packAt(answeredAt, q)[0]
 	return c.results(a, c.ids())[0]
 }
 
 func TestSamples(t *testing.T) {
 	minute := noon.Truncate(time.Minute)
 	q := mustQuery(t,
-		hidden(of("m1", "x", "Average", 60)), of("m2", "y", "Sum", 300), math("e1", "m1+m2"), math("all", "METRICS()"))
+		hidden(of("m1", "x", "Average", 60)), of("m2", "y", "Maximum", 60), math("e1", "m1+m2"), math("all", "METRICS()"))
 	got := answerOf(q, []types.MetricDataResult{
 		result("m1", "x", 2), result("m2", "y", -7.5, 3), result("e1", "both", 9.1e18), result("all", "x", 0.9), result("all", "y", 0),
 	})
@@ -63,10 +66,10 @@ func TestSamples(t *testing.T) {
 		t.Fatal(got.Err)
 	}
 	want := []sources.Sample{
-		{Labels: map[string]string{"id": "m2", "label": "y"}, Value: -7.5, Time: minute, Window: 5 * time.Minute},
-		{Labels: map[string]string{"id": "e1", "label": "both"}, Value: 9.1e18, Time: minute, Window: 5 * time.Minute},
-		{Labels: map[string]string{"id": "all", "label": "x"}, Value: 0.9, Time: minute, Window: 5 * time.Minute},
-		{Labels: map[string]string{"id": "all", "label": "y"}, Value: 0, Time: minute, Window: 5 * time.Minute},
+		{Labels: map[string]string{"id": "m2", "label": "y"}, Value: -7.5, Time: minute, Window: time.Minute},
+		{Labels: map[string]string{"id": "e1", "label": "both"}, Value: 9.1e18, Time: minute, Window: time.Minute},
+		{Labels: map[string]string{"id": "all", "label": "x"}, Value: 0.9, Time: minute, Window: time.Minute},
+		{Labels: map[string]string{"id": "all", "label": "y"}, Value: 0, Time: minute, Window: time.Minute},
 	}
 	if len(got.Samples) != len(want) {
 		t.Fatalf("got %d samples, want %d", len(got.Samples), len(want))
@@ -77,6 +80,40 @@ func TestSamples(t *testing.T) {
 			s.Labels["id"] != w.Labels["id"] || s.Labels["label"] != w.Labels["label"] {
 			t.Errorf("sample %d is %+v, want %+v", i, s, w)
 		}
+	}
+}
+
+// TestPeriodsSideBySide: what one query of an object needs changes no other's answer.
+func TestPeriodsSideBySide(t *testing.T) {
+	at := func(id string, ages ...time.Duration) types.MetricDataResult {
+		r := result(id, id, make([]float64, len(ages))...)
+		for i, age := range ages {
+			r.Timestamps[i] = answeredAt.Truncate(time.Minute).Add(-age)
+			r.Values[i] = age.Minutes()
+		}
+		return r
+	}
+	q := mustQuery(t, of("now", "x", "Maximum", 60), of("sum", "x", "Sum", 60), of("hour", "y", "Sum", 3600))
+	got := answerOf(q, []types.MetricDataResult{
+		at("now", 0, time.Minute, time.Hour),
+		at("sum", 0, time.Minute, 2*time.Minute, 3*time.Minute, time.Hour),
+		at("hour", time.Minute, 61*time.Minute, 121*time.Minute),
+	})
+	if got.Err != nil {
+		t.Fatal(got.Err)
+	}
+	for i, want := range []float64{0, 3, 121} {
+		if v := got.Samples[i].Value; v != want {
+			t.Errorf("%s is of %v minutes ago, want %v", got.Samples[i].Labels["id"], v, want)
+		}
+	}
+
+	// What is older than a query's own window is not its value either.
+	got = answerOf(q, []types.MetricDataResult{
+		at("now", 30*time.Minute), at("sum", 30*time.Minute), at("hour", 121*time.Minute),
+	})
+	if got.Err == nil || !strings.Contains(got.Err.Error(), "now (Maximum") || !strings.Contains(got.Err.Error(), "sum (Sum") {
+		t.Errorf("got %+v, want an error about now and sum", got)
 	}
 }
 
@@ -237,7 +274,7 @@ func TestArithmetic(t *testing.T) {
 	said := func(r types.MetricDataResult) types.MetricDataResult {
 		return with(r, types.StatusCodeComplete, message)
 	}
-	last := packAt(noon, search)[0].window.end.Add(-time.Minute)
+	last := packAt(answeredAt, search)[0].window.end.Add(-time.Minute)
 	for _, test := range []struct {
 		name    string
 		query   *Query
@@ -447,7 +484,7 @@ func TestSeriesOfOneLabel(t *testing.T) {
 func TestLabels(t *testing.T) {
 	a := mustQuery(t, of("m1", "tg0", "Average", 60), math("e1", "m1*2"), math("list", "METRICS()"))
 	b := mustQuery(t, hidden(depth("m1", "a")), MetricDataQuery{ID: "e1", Expression: "ABS(m1)", Label: "of tidegaugeq4"})
-	for name, c := range map[string]*call{"alone": packAt(noon, a)[0], "shared": packAt(noon, a, b)[0]} {
+	for name, c := range map[string]*call{"alone": packAt(answeredAt, a)[0], "shared": packAt(answeredAt, a, b)[0]} {
 		t.Run(name, func(t *testing.T) {
 			ids := c.ids()
 			var out cloudwatch.GetMetricDataOutput

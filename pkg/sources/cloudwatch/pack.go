@@ -40,36 +40,77 @@ type window struct {
 // maxFineSettle is the longest that is waited for data of periods below a minute.
 const maxFineSettle = 10 * time.Second
 
-// settle is how long ago the query's data must have been complete, where settle is
+// extent is what may be read of one query of an object, whatever its others may be: a
+// metric of an hour beside one of a minute must not make the latter an hour old.
+type extent struct {
+	// period is what a datapoint covers.
+	period time.Duration
+	// complete says that the period in progress must not be read: a sum of it is too
+	// small, and a function has a value without its data. Of other statistics it is
+	// the freshest value there is, and all there will be of a metric that is
+	// published once in a period.
+	complete bool
+	// settles says that late data changes what is read, and that nothing in the
+	// answer shows whether it arrived.
+	settles bool
+}
+
+// settle is how long ago the data must have been complete, where settle is
 // Config.Settle.
-func (q *Query) settle(settle time.Duration) time.Duration {
+func (s extent) settle(settle time.Duration) time.Duration {
 	switch {
-	case !q.settles:
+	case !s.settles:
 		return 0
-	case q.period < time.Minute:
+	case s.period < time.Minute:
 		return min(settle, maxFineSettle)
 	default:
 		return settle
 	}
 }
 
-// window is the time to ask the query for, where settle is Config.Settle. It is on
-// the grid of the query's periods, which CloudWatch answers fastest, and which lets
-// queries share calls.
-func (q *Query) window(now time.Time, settle time.Duration) window {
-	seconds := int64(q.period / time.Second)
-	begun := time.Unix(now.Add(-q.settle(settle)).Unix()/seconds*seconds, 0).UTC()
-	w := window{start: begun.Add(-q.lookback()), end: begun}
-	if !q.complete {
-		w.end = begun.Add(q.period)
+// window is the time to read, where settle is Config.Settle. It is on the grid of the
+// period, which CloudWatch answers fastest, and which lets queries share calls.
+func (s extent) window(now time.Time, settle time.Duration) window {
+	begun := floor(now.Add(-s.settle(settle)), s.period)
+	w := window{start: begun.Add(-s.lookback()), end: begun}
+	if !s.complete {
+		w.end = begun.Add(s.period)
 	}
 	return w
 }
 
 // lookback is a multiple of the period: every period under two minutes is a
 // part of five minutes, and of a longer one there are three.
-func (q *Query) lookback() time.Duration {
-	return max(minLookback, 3*q.period)
+func (s extent) lookback() time.Duration { return max(minLookback, 3*s.period) }
+
+func floor(t time.Time, period time.Duration) time.Time {
+	seconds := int64(period / time.Second)
+	return time.Unix(t.Unix()/seconds*seconds, 0).UTC()
+}
+
+func (w window) holds(t time.Time) bool { return !t.Before(w.start) && t.Before(w.end) }
+
+// window is the time to ask the query for: that of all its parts that are asked, from
+// a start that is on the grids of all of their periods if one is a multiple of the
+// others. What is not of a part's own window is left out of the answer.
+func (q *Query) window(now time.Time, settle time.Duration) window {
+	var w window
+	var longest time.Duration
+	for i, s := range q.extents {
+		if !q.asked[i] {
+			continue
+		}
+		own := s.window(now, settle)
+		if longest == 0 || own.start.Before(w.start) {
+			w.start = own.start
+		}
+		if own.end.After(w.end) {
+			w.end = own.end
+		}
+		longest = max(longest, s.period)
+	}
+	w.start = floor(w.start, longest)
+	return w
 }
 
 // load is how much of a call's limits is taken.
@@ -126,7 +167,13 @@ func (q *Query) measure() load {
 }
 
 // maxPoints is how many datapoints a series of the query with that index has at most.
-func (q *Query) maxPoints(i int) int { return int((q.lookback() + q.period) / q.periodOf(i)) }
+func (q *Query) maxPoints(i int) int {
+	var longest time.Duration
+	for _, s := range q.extents {
+		longest = max(longest, s.lookback()+s.period)
+	}
+	return int(longest / q.extents[i].period)
+}
 
 // maxSeries is how many series the expression with that index has at most, without
 // those that searches find.
@@ -141,8 +188,10 @@ func stringSize(s string) int { return stringBytes + len(s) }
 
 // call is one GetMetricData call: some queries of one region and role, whole.
 type call struct {
-	window  window
-	settle  time.Duration // Config.Settle, which the window was made with
+	window window
+	// now and settle are what the window was made with; settle is Config.Settle.
+	now     time.Time
+	settle  time.Duration
 	queries []*Query
 	load    load
 }
@@ -161,7 +210,7 @@ func pack(queries []*Query, now time.Time, settle time.Duration) []*call {
 				continue
 			}
 		}
-		c := &call{window: w, settle: settle}
+		c := &call{window: w, now: now, settle: settle}
 		c.add(q)
 		calls = append(calls, c)
 		if !q.alone {
@@ -178,7 +227,7 @@ func (c *call) add(q *Query) {
 
 // part is a call for some of the queries of c, of the same window.
 func (c *call) part(queries []*Query) *call {
-	p := &call{window: c.window, settle: c.settle}
+	p := &call{window: c.window, now: c.now, settle: c.settle}
 	for _, q := range queries {
 		p.add(q)
 	}

@@ -76,16 +76,8 @@ type Query struct {
 	key  string
 	// expressions are the parsed ones of spec.Queries, by the same index.
 	expressions []expression
-	// period is the longest of the queries' periods: the grid that all of them fit.
-	period time.Duration
-	// complete says that the period in progress must not be read: a sum of it is too
-	// small, and a function has a value without its data. Of other statistics it is
-	// the freshest value there is, and all there will be of a metric that is
-	// published once in a period.
-	complete bool
-	// settles says that late data changes what is read, and that nothing in the
-	// answer shows whether it arrived.
-	settles bool
+	// extents are the times that may be read of each of spec.Queries.
+	extents []extent
 	// alone says that the query must have a call to itself.
 	alone bool
 	// inputs are, for each returned expression, the metrics that it is made of,
@@ -142,37 +134,27 @@ func (q *Query) parse() {
 		ids[d.ID] = i
 	}
 	metrics := q.metrics()
-	var period int32
 	for i, d := range q.spec.Queries {
 		if d.MetricStat != nil {
-			period = max(period, d.MetricStat.Period)
-			q.settles = q.settles || accumulates(d.MetricStat.Stat)
 			q.alone = q.alone || d.labelledByOthers()
 			continue
 		}
 		e := parseExpression(d.Expression, ids)
-		period = max(period, d.Period, e.period)
-		q.complete = q.complete || e.calls
-		q.settles = q.settles || e.finds
 		q.alone = q.alone || d.labelledByOthers() || e.alone || e.allMetrics && metrics == 0 || e.size(metrics) > maxExpression
 		q.expressions[i] = e
 	}
-	if period == 0 {
-		period = 60
-	}
-	q.period = time.Duration(period) * time.Second
-	q.complete = q.complete || q.settles
 	q.relate()
 }
 
 // relate finds out which queries each expression is made of.
 func (q *Query) relate() {
 	n := len(q.spec.Queries)
-	q.inputs, q.plain, q.asked = make([][]int, n), make([]bool, n), make([]bool, n)
+	q.inputs, q.plain, q.asked, q.extents = make([][]int, n), make([]bool, n), make([]bool, n), make([]extent, n)
 	for i, d := range q.spec.Queries {
 		reached := make([]bool, n)
 		q.reach(i, reached)
 		q.plain[i] = true
+		q.extents[i] = q.extentOf(reached)
 		var inputs []int
 		for j, is := range reached {
 			switch e := q.expressions[j]; {
@@ -217,6 +199,31 @@ func (q *Query) reach(i int, reached []bool) {
 	}
 }
 
+// extentOf is the extent of what is made of the queries that were reached.
+func (q *Query) extentOf(reached []bool) extent {
+	var period int32
+	var s extent
+	for j, is := range reached {
+		d, e := q.spec.Queries[j], q.expressions[j]
+		switch {
+		case !is:
+		case d.MetricStat != nil:
+			period = max(period, d.MetricStat.Period)
+			s.settles = s.settles || accumulates(d.MetricStat.Stat)
+		default:
+			period = max(period, d.Period, e.period)
+			s.complete = s.complete || e.calls
+			s.settles = s.settles || e.finds
+		}
+	}
+	if period == 0 {
+		period = 60
+	}
+	s.period = time.Duration(period) * time.Second
+	s.complete = s.complete || s.settles
+	return s
+}
+
 // labelledByOthers says that the label, as CloudWatch makes it up, depends on the
 // metrics that share the call
 // (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/graph-dynamic-labels.html).
@@ -252,19 +259,6 @@ func (q *Query) returned(i int) bool {
 	return r == nil || *r
 }
 
-// periodOf is the time that a datapoint of the query with that index covers.
-func (q *Query) periodOf(i int) time.Duration {
-	d := q.spec.Queries[i]
-	switch {
-	case d.MetricStat != nil:
-		return time.Duration(d.MetricStat.Period) * time.Second
-	case d.Period > 0:
-		return time.Duration(d.Period) * time.Second
-	default:
-		return q.period
-	}
-}
-
 // describe names what the query with that index asks, for errors.
 func (q *Query) describe(i int) string {
 	d := q.spec.Queries[i]
@@ -277,7 +271,7 @@ func (q *Query) describe(i int) string {
 		dimensions[i] = d.Name + "=" + d.Value
 	}
 	return fmt.Sprintf("%s (%s of %s %s {%s} every %v)",
-		d.ID, d.MetricStat.Stat, m.Namespace, m.MetricName, strings.Join(dimensions, ", "), q.periodOf(i))
+		d.ID, d.MetricStat.Stat, m.Namespace, m.MetricName, strings.Join(dimensions, ", "), q.extents[i].period)
 }
 
 // String names what the query asks, for the log.
