@@ -31,7 +31,9 @@ down: ## Stop what `make up` started
 
 .PHONY: build
 build: ## Build the adapter and the test bed's own commands into .bin/
+	@echo "building the adapter $(VERSION)"
 	@CGO_ENABLED=0 go build -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/adapter ./cmd/adapter
+	@echo "building the test bed's commands"
 	@cd test && CGO_ENABLED=0 go build -o $(BIN)/ ./cmd/...
 
 .PHONY: test
@@ -42,6 +44,7 @@ test: build kube $(if $(RACE),$(BIN)/race/adapter) ## Run every test, against th
 # The adapter that the tests start, with the race detector in it.
 .PHONY: $(BIN)/race/adapter
 $(BIN)/race/adapter:
+	@echo "building the adapter with the race detector"
 	@go build -race -o $@ ./cmd/adapter
 
 .PHONY: lint
@@ -68,10 +71,12 @@ clean: down ## Remove what was built
 	rm -rf .bin .local
 
 $(BIN)/golangci-lint: tools/go.mod tools/go.sum
-	cd tools && go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@echo "building golangci-lint"
+	@cd tools && go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 $(BIN)/controller-gen: tools/go.mod tools/go.sum
-	cd tools && go build -o $@ sigs.k8s.io/controller-tools/cmd/controller-gen
+	@echo "building controller-gen"
+	@cd tools && go build -o $@ sigs.k8s.io/controller-tools/cmd/controller-gen
 
 ##@ Test bed
 
