@@ -106,13 +106,15 @@ func sum(items []Item) (resource.Quantity, time.Time) {
 // an overflow, and scales to its maximum (GetExternalPerPodMetricReplicas in
 // k8s.io/kubernetes/pkg/controller/podautoscaler).
 func ReadableByHPA(items []Item) error {
+	var milli int64
 	total := resource.Quantity{Format: resource.DecimalSI}
 	for _, item := range items {
 		total.Add(item.Value)
-		switch {
-		case item.Value.CmpInt64(hpaLimit) > 0 || total.CmpInt64(hpaLimit) > 0:
+		if item.Value.CmpInt64(hpaLimit) > 0 || total.CmpInt64(hpaLimit) > 0 {
 			return fmt.Errorf("%w %s: it computes in thousandths in 64 bits, so up to 9.2e15", ErrMisreadByHPA, total.String())
-		case total.Sign() < 0:
+		}
+		// As the HPA does it: each rounded away from zero to a thousandth by itself.
+		if milli += item.Value.MilliValue(); milli < 0 || total.Sign() < 0 {
 			return fmt.Errorf("%w %s: it takes what is negative for an overflow; clip it, as with the expression IF(m > 0, m, 0)", ErrMisreadByHPA, total.String())
 		}
 	}

@@ -163,6 +163,8 @@ func TestReadableByHPA(t *testing.T) {
 		{[]string{"-7500m"}, false},
 		{[]string{"10", "-5"}, true},
 		{[]string{"-5", "10"}, false}, // The sum is negative on the way.
+		// Each is rounded to a thousandth before it is added: 2-1-1-1 is negative.
+		{[]string{"2m", "-500u", "-500u", "-500u"}, false},
 	} {
 		var items []Item
 		for _, v := range tc.values {

@@ -111,7 +111,7 @@ func TestStartIsRefused(t *testing.T) {
 	}{
 		"unknown flag":      {[]string{"--no-such-flag"}, []string{"--no-such-flag"}},
 		"flag of no number": {[]string{"--max-age=soon"}, []string{"--max-age", "soon"}},
-		"flag out of range": {[]string{"--max-age=1ms"}, []string{"flags", "maxAge"}},
+		"flag out of range": {[]string{"--max-age=1ms"}, []string{"--max-age", "1ms"}},
 		"negative delay":    {[]string{"--shutdown-delay-duration=-1s"}, []string{"--shutdown-delay-duration", "-1s"}},
 		"port out of range": {[]string{"--secure-port=70000"}, []string{"--secure-port"}},
 		"argument":          {[]string{"nonsense"}, []string{"nonsense"}},

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/fakeaws"
@@ -43,6 +44,7 @@ func TestCallsPerRefresh(t *testing.T) {
 	for _, i := range []int{0, objects - 1} {
 		s.awaitSum(fmt.Sprintf("work-%d", i), int64(i))
 	}
+	s.awaitAllReady(objects)
 
 	// Objects of the first seconds were asked apart; a reset in mid-refresh would count a
 	// part of it, so whole refreshes are looked for between pauses.
@@ -73,6 +75,28 @@ func TestCallsPerRefresh(t *testing.T) {
 	if failed := s.aws.Counts().Errors["cloudwatch.GetMetricData"]; len(failed) > 0 {
 		t.Errorf("calls failed: %v", failed)
 	}
+}
+
+// awaitAllReady waits until so many objects say that they have a value: until then
+// some are asked for the first time, in calls of their own.
+func (s *space) awaitAllReady(n int) {
+	s.t.Helper()
+	s.eventually("all objects are ready", func(ctx context.Context) error {
+		list, err := s.objects().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		have := 0
+		for _, o := range list.Items {
+			if _, ok, err := unstructured.NestedString(o.Object, "status", "value"); ok && err == nil {
+				have++
+			}
+		}
+		if have != n {
+			return fmt.Errorf("%d of %d have a value", have, n)
+		}
+		return nil
+	})
 }
 
 // createMany creates objects of two metrics each, whose sum is the object's number.

@@ -188,7 +188,6 @@ func (c *call) samples(q *Query, a *answer, ids []string) ([]sources.Sample, err
 	var all []sources.Sample
 	var missing []string
 	var when string
-	c.trim(q, a, ids)
 	for i := range q.spec.Queries {
 		if !q.returned(i) {
 			continue
@@ -213,20 +212,6 @@ func (c *call) samples(q *Query, a *answer, ids []string) ([]sources.Sample, err
 	return nil, fmt.Errorf("%w: %s", sources.ErrNoData, text)
 }
 
-// trim leaves only the datapoints that may be read of each query, where the call asks
-// for more because another query of the object needs it.
-func (c *call) trim(q *Query, a *answer, ids []string) {
-	for i, extent := range q.extents {
-		own := extent.window(c.now, c.settle)
-		if own == c.window {
-			continue
-		}
-		for _, s := range a.series[ids[i]] {
-			s.points = slices.DeleteFunc(s.points, func(p datapoint) bool { return !own.holds(p.time) })
-		}
-	}
-}
-
 // when is the time that was read, in words that are the same at any time.
 func (c *call) when(s extent) string {
 	if settle := s.settle(c.settle); settle > 0 {
@@ -244,7 +229,7 @@ func (c *call) samplesOf(q *Query, i int, a *answer, ids []string) ([]sources.Sa
 		return nil, errNotOne(len(all))
 	}
 	own := q.extents[i].window(c.now, c.settle)
-	settled, err := q.settled(i, own, a, ids)
+	settled, err := c.settled(q, i, a, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -254,7 +239,7 @@ func (c *call) samplesOf(q *Query, i int, a *answer, ids []string) ([]sources.Sa
 	}
 	var samples []sources.Sample
 	for _, s := range all {
-		p, err := s.current(settled, last)
+		p, err := c.own(s, q.extents[i]).current(settled, last)
 		switch {
 		case errors.Is(err, errNothing):
 			continue
@@ -269,6 +254,9 @@ func (c *call) samplesOf(q *Query, i int, a *answer, ids []string) ([]sources.Sa
 			Time:   p.time,
 			Window: q.extents[i].period,
 		})
+	}
+	if len(samples) == 0 && !settled.IsZero() {
+		return nil, errPart
 	}
 	// What a search finds includes metrics that ended two weeks ago
 	// (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/using-search-expressions.html).
@@ -297,6 +285,27 @@ func (s *series) current(settled, last time.Time) (datapoint, error) {
 	}
 }
 
+// errPart is why an expression has no value although some of its metrics have one. It
+// is not no data: what serves for that would serve for those that have some, too.
+var errPart = errors.New("no value, while metrics that it is made of have one")
+
+// own is the series with the datapoints that may be read of that extent. A call may ask
+// for more, because another query of the object needs it; and then the periods, which
+// count from the call's start, may be off the extent's grid, so that one which begins
+// before the end of its window is not over by then.
+func (c *call) own(s *series, e extent) *series {
+	w := e.window(c.now, c.settle)
+	if w == c.window {
+		return s
+	}
+	if e.complete {
+		w.end = w.end.Add(-e.period + 1)
+	}
+	own := *s
+	own.points = slices.DeleteFunc(slices.Clone(s.points), func(p datapoint) bool { return !w.holds(p.time) })
+	return &own
+}
+
 func errNotOne(results int) error {
 	return fmt.Errorf("CloudWatch returned %d results for one metric", results)
 }
@@ -308,7 +317,8 @@ func errNotOne(results int) error {
 //
 // Inputs that have no time in common do not report regularly. Then it is the newest
 // time that none of them has still to reach.
-func (q *Query) settled(i int, own window, a *answer, ids []string) (time.Time, error) {
+func (c *call) settled(q *Query, i int, a *answer, ids []string) (time.Time, error) {
+	own := q.extents[i].window(c.now, c.settle)
 	counts := make(map[time.Time]int)
 	inputs := 0
 	var reached time.Time

@@ -576,3 +576,82 @@ func total(samples []sources.Sample) float64 {
 	}
 	return sum
 }
+
+// TestInputLateBeyondItsOwnWindow: what an expression may wait for is within the
+// expression's window, which may reach back further than the input's own.
+func TestInputLateBeyondItsOwnWindow(t *testing.T) {
+	q := mustQuery(t, hidden(of("a", "x", "Average", 60)), hidden(of("b", "y", "Sum", 60)), math("e", "FILL(a,0)+b"))
+	own := q.extents[2].window(answeredAt, DefaultConfig().Settle)
+	newest := own.end.Add(-time.Minute)
+	got := answerOf(q, []types.MetricDataResult{
+		at(own.start.Add(time.Minute), result("a", "a", 1000, 1000)),
+		at(newest, result("b", "b", 5, 5, 5, 5, 5)),
+		at(newest, result("e", "e", 5, 5, 5, 1005, 1005)),
+	})
+	wantSample(t, got, 1005)
+}
+
+// TestExpressionWithoutAllOfItsData: it is not no data as long as one of its metrics
+// has some, or noData: zero would hide that.
+func TestExpressionWithoutAllOfItsData(t *testing.T) {
+	q := mustQuery(t, hidden(of("a", "x", "Average", 60)), hidden(of("b", "y", "Average", 60)), math("e", "a/b"))
+	for name, b := range map[string]types.MetricDataResult{
+		"one has none":      result("b", "b"),
+		"no time in common": at(answeredAt.Add(-3*time.Minute), result("b", "b", 2)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := answerOf(q, []types.MetricDataResult{result("a", "a", 1000), b, result("e", "e")})
+			if got.Err == nil || errors.Is(got.Err, sources.ErrNoData) || !strings.Contains(got.Err.Error(), errPart.Error()) {
+				t.Errorf("got %+v, want the error %q", got, errPart)
+			}
+		})
+	}
+}
+
+// TestPeriodsOffEachOthersGrid: CloudWatch counts periods from a call's start, so that
+// of two periods one may be off its grid, and begin before the end of its window
+// without being over by then. The sums are of 100 a minute.
+func TestPeriodsOffEachOthersGrid(t *testing.T) {
+	q := mustQuery(t, of("s", "x", "Sum", 240), of("g", "y", "Maximum", 300))
+	for m := range 60 {
+		now := time.Date(2026, 3, 4, 12, m, 0, 0, time.UTC)
+		c := packAt(now, q)[0]
+		a := &answer{series: make(map[string][]*series)}
+		a.add(&cloudwatch.GetMetricDataOutput{MetricDataResults: []types.MetricDataResult{
+			risen(c.window, now, "s", 4*time.Minute), risen(c.window, now, "g", 5*time.Minute),
+		}})
+		got := c.results(a, c.ids())[0]
+		if got.Err != nil {
+			t.Fatal(got.Err)
+		}
+		if v := got.Samples[0].Value; v != 400 {
+			t.Errorf("at 12:%02d the sum is %v, want 400", m, v)
+		}
+	}
+}
+
+// risen has a datapoint for each period from the window's start, of 100 for each
+// minute of it that was asked for and has passed.
+func risen(w window, now time.Time, id string, period time.Duration) types.MetricDataResult {
+	r := types.MetricDataResult{Id: aws.String(id), Label: aws.String(id), StatusCode: types.StatusCodeComplete}
+	for begun := w.start; begun.Before(w.end) && begun.Before(now); begun = begun.Add(period) {
+		end := slices.MinFunc([]time.Time{begun.Add(period), now, w.end}, time.Time.Compare)
+		r.Timestamps = append(r.Timestamps, begun)
+		r.Values = append(r.Values, 100*end.Sub(begun).Minutes())
+	}
+	return r
+}
+
+// TestPeriodOfUnreadableSearch: a search that cannot be cut into tokens still has a
+// period, which its window must fit.
+func TestPeriodOfUnreadableSearch(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		`SEARCH('{x} MetricName="a\"b"', 'Sum', 300)`:  5 * time.Minute,
+		`SEARCH('{x} MetricName="a\"b"', 'Sum', 3600)`: time.Hour,
+		`SEARCH('{x} MetricName="a\"77"', 'Sum', 60)`:  time.Minute,
+	} {
+		if got := mustQuery(t, math("s", text)).extents[0].period; got != want {
+			t.Errorf("%s: a period of %v, want %v", text, got, want)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package cloudwatch
 
 import (
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -89,7 +90,7 @@ func parseExpression(text string, ids map[string]int) expression {
 	}
 	tokens, ok := tokenize(text)
 	if !ok {
-		return expression{alone: true, calls: true, finds: mentionsSearch(text)}
+		return expression{alone: true, calls: true, finds: mentionsSearch(text), period: longestPeriod(text)}
 	}
 	p := parser{tokens: tokens, ids: ids}
 	for p.next < len(p.tokens) {
@@ -106,6 +107,20 @@ func isInsights(text string) bool {
 func mentionsSearch(text string) bool {
 	return strings.Contains(strings.ToUpper(text), "SEARCH")
 }
+
+// longestPeriod is the longest that a number in the text may be as a period: which of
+// them is one cannot be told where the text cannot be cut into tokens.
+func longestPeriod(text string) int32 {
+	var longest int32
+	for _, digits := range number.FindAllString(text, -1) {
+		if n, err := strconv.ParseInt(digits, 10, 32); err == nil && n <= 86_400 && validPeriod(int32(n)) {
+			longest = max(longest, int32(n))
+		}
+	}
+	return longest
+}
+
+var number = regexp.MustCompile(`\b\d+\b`)
 
 // parser cuts a sequence of tokens into the parts of an expression.
 type parser struct {
