@@ -51,15 +51,12 @@ func statusOf(generation int64, before metricsaws.ExternalMetricStatus, k knowle
 		HPAs:               k.users[:min(len(k.users), metricsaws.MaxHPAs)],
 		Conditions:         slices.Clone(before.Conditions),
 	}
-	ready := k.ready()
-	if ready.Status == metav1.ConditionTrue {
-		items, err := k.metric.Items(k.state.Answer, k.state.ReadErr)
-		if err == nil {
-			total, newest := sum(items)
-			s.Value = total.String()
-			if len(k.state.Answer.Samples) > 0 { // A zero for no data was not measured.
-				s.ValueTime = &metav1.Time{Time: newest.Truncate(time.Second)}
-			}
+	ready, items := k.ready()
+	if len(items) > 0 {
+		total, newest := sum(items)
+		s.Value = total.String()
+		if len(k.state.Answer.Samples) > 0 { // A zero for no data was not measured.
+			s.ValueTime = &metav1.Time{Time: newest.Truncate(time.Second)}
 		}
 	}
 	for _, condition := range []metav1.Condition{ready, k.fresh()} {
@@ -70,28 +67,28 @@ func statusOf(generation int64, before metricsaws.ExternalMetricStatus, k knowle
 	return s
 }
 
-// ready says whether a read of the metric gives a value.
-func (k knowledge) ready() metav1.Condition {
+// ready says whether a read of the metric gives a value, and gives the items of it.
+func (k knowledge) ready() (metav1.Condition, []Item) {
 	c := metav1.Condition{Type: metricsaws.ConditionReady, Status: metav1.ConditionFalse}
 	if k.metric.Err != nil {
 		c.Reason, c.Message = reasonInvalid, k.metric.Err.Error()
-		return c
+		return c, nil
 	}
 	if !k.known || !k.state.InDemand {
 		c.Status, c.Reason = metav1.ConditionUnknown, reasonNotInDemand
 		c.Message = "no HPA names the metric and nobody reads it of this replica, so it is not asked"
-		return c
+		return c, nil
 	}
 	items, err := k.metric.Items(k.state.Answer, k.state.ReadErr)
 	if err != nil {
 		c.Reason, c.Message = reasonOf(err), err.Error()
-		return c
+		return c, nil
 	}
 	c.Status, c.Reason, c.Message = metav1.ConditionTrue, reasonAvailable, "the metric has a value"
 	if err := ReadableByHPA(items); err != nil {
 		c.Reason, c.Message = reasonMisreadByHPA, err.Error()
 	}
-	return c
+	return c, items
 }
 
 // fresh says whether the backend answered when it was last asked, while the last

@@ -229,7 +229,7 @@ func (c *call) samplesOf(q *Query, i int, a *answer, ids []string) ([]sources.Sa
 		return nil, errNotOne(len(all))
 	}
 	own := q.extents[i].window(c.now, c.settle)
-	settled, err := c.settled(q, i, a, ids)
+	settled, err := q.settled(i, own, a, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -317,8 +317,7 @@ func errNotOne(results int) error {
 //
 // Inputs that have no time in common do not report regularly. Then it is the newest
 // time that none of them has still to reach.
-func (c *call) settled(q *Query, i int, a *answer, ids []string) (time.Time, error) {
-	own := q.extents[i].window(c.now, c.settle)
+func (q *Query) settled(i int, own window, a *answer, ids []string) (time.Time, error) {
 	counts := make(map[time.Time]int)
 	inputs := 0
 	var reached time.Time

@@ -57,11 +57,11 @@ type extent struct {
 
 // settle is how long ago the data must have been complete, where settle is
 // Config.Settle.
-func (s extent) settle(settle time.Duration) time.Duration {
+func (e extent) settle(settle time.Duration) time.Duration {
 	switch {
-	case !s.settles:
+	case !e.settles:
 		return 0
-	case s.period < time.Minute:
+	case e.period < time.Minute:
 		return min(settle, maxFineSettle)
 	default:
 		return settle
@@ -70,18 +70,18 @@ func (s extent) settle(settle time.Duration) time.Duration {
 
 // window is the time to read, where settle is Config.Settle. It is on the grid of the
 // period, which CloudWatch answers fastest, and which lets queries share calls.
-func (s extent) window(now time.Time, settle time.Duration) window {
-	begun := floor(now.Add(-s.settle(settle)), s.period)
-	w := window{start: begun.Add(-s.lookback()), end: begun}
-	if !s.complete {
-		w.end = begun.Add(s.period)
+func (e extent) window(now time.Time, settle time.Duration) window {
+	begun := floor(now.Add(-e.settle(settle)), e.period)
+	w := window{start: begun.Add(-e.lookback()), end: begun}
+	if !e.complete {
+		w.end = begun.Add(e.period)
 	}
 	return w
 }
 
 // lookback is a multiple of the period: every period under two minutes is a
 // part of five minutes, and of a longer one there are three.
-func (s extent) lookback() time.Duration { return max(minLookback, 3*s.period) }
+func (e extent) lookback() time.Duration { return max(minLookback, 3*e.period) }
 
 func floor(t time.Time, period time.Duration) time.Time {
 	seconds := int64(period / time.Second)
