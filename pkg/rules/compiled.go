@@ -1,0 +1,137 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Compiled is a Rule that was checked.
+type Compiled struct {
+	// ID tells rules apart in logs and self-metrics: "rules[0]", "externalRules[2]".
+	ID string
+	// Where is the rule's place in the file, such as "line 12".
+	Where string
+	// Server, Interval, MaxAge, ZeroForNoData and Share are the options, with the defaults
+	// that need nothing but the file; MaxAge is zero if the rule has none.
+	Server           string
+	Interval, MaxAge time.Duration
+	ZeroForNoData    bool
+	Share            bool
+	// SeriesQuery is what to ask /api/v1/series for.
+	SeriesQuery string
+	// Literal is the one name that the series of SeriesQuery can have; empty if there
+	// may be several.
+	Literal string
+
+	naming naming
+	query  *query
+}
+
+// CompiledResource are ResourceRules that were checked.
+type CompiledResource struct {
+	Server           string
+	Interval, MaxAge time.Duration
+	Share            bool
+	CPU, Memory      *CompiledUsage
+}
+
+// CompiledUsage is a ResourceRule that was checked.
+type CompiledUsage struct {
+	// id is the rule's place in the file, such as "resourceRules.cpu".
+	id string
+	// containers or nodes is nil if the rule has no such query.
+	containers, nodes *query
+}
+
+// Positions gives the line of a field of the file by its path, such as
+// "rules[3].metricsQuery"; 0 if it is not known.
+type Positions func(path string) int
+
+// Compile checks the file, as far as that needs no server: regular expressions,
+// templates, and the PromQL that they give, parsed by Prometheus' own parser. The error
+// joins one per fault; each says line, rule, field, what is wrong and, where there is
+// one, the cure. A nil line knows no lines.
+func (f File) Compile(line Positions) (*Set, error) {
+	c := &checker{line: line}
+	set := &Set{
+		Custom:   at{c, "rules"}.rules(f.Rules, at.customRule),
+		External: at{c, "externalRules"}.rules(f.ExternalRules, at.externalRule),
+		Resource: at{c, "resourceRules"}.resourceRules(f.ResourceRules),
+	}
+	if len(c.faults) > 0 {
+		return nil, errors.Join(c.faults...)
+	}
+	for _, warning := range c.warnings {
+		set.Warnings = append(set.Warnings, warning.Error())
+	}
+	return set, nil
+}
+
+// MetricName is what the metric of a series is called; false if the rule's filters
+// leave the series out, or if it could not be asked: a name that is empty or no
+// part of a URL, and a series whose name PromQL takes only in quotes, if metricsQuery
+// uses it. The name may share the memory of series.
+func (c *Compiled) MetricName(series string) (string, bool) {
+	if c.query.template.uses.series && !validSeriesName(series) {
+		return "", false
+	}
+	return c.naming.metric(series)
+}
+
+// LiteralMetric is the metric of a rule whose series have one name; false for other
+// rules. It lets a metric serve before any discovery.
+func (c *Compiled) LiteralMetric() (metric string, ok bool) {
+	if c.Literal == "" {
+		return "", false
+	}
+	return c.MetricName(c.Literal)
+}
+
+// Resources are the resources that a series with these label names has metrics for,
+// each with whether the metric is asked within a namespace, in the order of the labels.
+// Without overrides or template there are none. Labels that name no resource that the
+// Mapper knows are left out.
+func (c *Compiled) Resources(m Mapper, labelNames []string) []Resource {
+	return c.query.labels.describes(m, labelNames)
+}
+
+// Resource is a resource that a series describes.
+type Resource struct {
+	schema.GroupResource
+
+	// Namespaced says that the metric is read within a namespace: objects of the resource
+	// have one, and the series has a label for it.
+	Namespaced bool
+}
+
+// Describes says whether the rule can name a label for the resource, as Normalize gives
+// it, so that it may be asked before its series were discovered.
+func (c *Compiled) Describes(m Mapper, r schema.GroupResource) bool {
+	_, ok := c.query.labels.label(m, r)
+	return ok
+}
+
+// Question is the PromQL for an Ask. Its error says what cannot be expressed.
+func (c *Compiled) Question(m Mapper, a Ask) (Question, error) {
+	q, err := c.query.question(m, a)
+	if err != nil {
+		return Question{}, fmt.Errorf("%s: %w", c.ID, err)
+	}
+	return q, nil
+}
+
+// Shareable says whether a question of that series and resource in the wider scope
+// gives each object the same value as the exact question; the error says why not. The
+// names and the metric selector do not matter. Named means all wider scopes.
+//
+// A query in the wider scope may be rejected by the server where the exact one is not, as
+// when two series of another object match where one has to.
+func (c *Compiled) Shareable(m Mapper, a Ask) error {
+	if err := c.query.shareable(m, a); err != nil {
+		return fmt.Errorf("%s: %w", c.ID, err)
+	}
+	return nil
+}
