@@ -177,6 +177,15 @@ func New(opts Options) *Engine {
 	return e
 }
 
+// SetFetchTimeout replaces Options.FetchTimeout for the Fetches that begin from now on;
+// zero stands for the default.
+func (e *Engine) SetFetchTimeout(d time.Duration) {
+	d = Options{FetchTimeout: d}.withDefaults().FetchTimeout
+	for _, f := range e.feeds {
+		f.timeout.Store(int64(d))
+	}
+}
+
 // Run refreshes what is in demand until ctx is done, and returns when the fetches
 // that it had under way are over. The logger comes from ctx. Run may be called again
 // after it returned; what was learned before still counts.

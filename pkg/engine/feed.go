@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidegauge/tidegauge/pkg/sources"
@@ -30,6 +31,8 @@ type feed struct {
 	schedule schedule
 	epoch    time.Time
 	kick     chan struct{} // wakes run to look at the queue again
+	// timeout is Options.FetchTimeout or what it was changed to, in nanoseconds.
+	timeout atomic.Int64
 
 	// entries holds an *entry for each query by its key. Readers load from it without
 	// a lock; it is written under mu.
@@ -50,7 +53,7 @@ type pin struct {
 }
 
 func newFeed(name string, phase time.Duration, opts Options, m *metrics) *feed {
-	return &feed{
+	f := &feed{
 		name:     name,
 		source:   opts.Sources[name],
 		opts:     opts,
@@ -61,6 +64,8 @@ func newFeed(name string, phase time.Duration, opts Options, m *metrics) *feed {
 		pins:     map[string]*entry{},
 		backends: map[string]*backend{},
 	}
+	f.timeout.Store(int64(opts.FetchTimeout))
+	return f
 }
 
 // read is the hot path: what it does for a known query takes no lock and allocates

@@ -134,7 +134,8 @@ func (f *feed) fetch(ctx context.Context, b *backend, batch []*entry) {
 
 // ask gives one result per entry, whatever the source does.
 func (f *feed) ask(ctx context.Context, batch []*entry) (results []sources.Result) {
-	ctx, cancel := context.WithTimeout(ctx, f.opts.FetchTimeout)
+	timeout := time.Duration(f.timeout.Load())
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	defer func() {
 		if p := recover(); p != nil {
@@ -153,7 +154,7 @@ func (f *feed) ask(ctx context.Context, batch []*entry) (results []sources.Resul
 	}
 	for i, r := range results {
 		if ctx.Err() != nil && errors.Is(r.Err, context.DeadlineExceeded) {
-			results[i].Err = fmt.Errorf("no answer within %v: %w", f.opts.FetchTimeout, r.Err)
+			results[i].Err = fmt.Errorf("no answer within %v: %w", timeout, r.Err)
 		}
 	}
 	return results

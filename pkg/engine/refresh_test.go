@@ -205,6 +205,24 @@ func TestHungBackendDelaysNoOther(t *testing.T) {
 	}
 }
 
+func TestFetchTimeoutCanBeChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.answersBy(hang)
+		e := start(t, b, engine.Options{FetchTimeout: time.Minute})
+		for _, test := range []struct {
+			timeout time.Duration
+			want    string
+		}{{3 * time.Second, "no answer within 3s: "}, {0, "no answer within 10s: "}} {
+			e.SetFetchTimeout(test.timeout)
+			u := wantUnavailable(t, e, request("hung/"+test.timeout.String()))
+			if !strings.Contains(u.Error(), test.want) {
+				t.Errorf("the error is %q, want %q in it", u, test.want)
+			}
+		}
+	})
+}
+
 func TestManyHungBackendsHoldUpNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBackend()
