@@ -47,6 +47,10 @@ $(BIN)/race/adapter:
 	@echo "building the adapter with the race detector"
 	@go build -race -o $@ ./cmd/adapter
 
+.PHONY: bench
+bench: build kube ## Measure the adapter on the real control plane; fail if a requirement is missed (minutes)
+	@$(BIN)/bench
+
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Run the linters over both modules
 	$(BIN)/golangci-lint run ./...
@@ -89,7 +93,7 @@ KUBE_LDFLAGS := -s -w \
 KUBE := $(addprefix $(BIN)/,kube-apiserver kube-controller-manager kube-scheduler kubectl)
 
 .PHONY: kube
-kube: $(BIN)/etcd $(BIN)/kwok $(KUBE) ## Build the control plane into .bin/ (20 minutes with a cold cache, once)
+kube: $(BIN)/etcd $(BIN)/kwok $(BIN)/prometheus $(KUBE) ## Build the control plane and Prometheus into .bin/ (30 minutes with a cold cache, once)
 
 $(KUBE): $(BIN)/%: test/kube/go.mod test/kube/go.sum
 	@echo "building $* $(KUBE_VERSION)"
@@ -104,4 +108,12 @@ $(BIN)/etcd: test/kube/etcd/go.mod test/kube/etcd/go.sum
 $(BIN)/kwok: test/kube/kwok/go.mod test/kube/kwok/go.sum
 	@echo "building kwok"
 	@cd test/kube/kwok && CGO_ENABLED=0 go build -ldflags '-s -w' -o $@ sigs.k8s.io/kwok/cmd/kwok
+	@touch $@
+
+PROMETHEUS_VERSION := $(shell awk '$$1 == "github.com/prometheus/prometheus" {print $$2}' test/kube/prometheus/go.mod)
+
+# Without its user interface, and of the cloud discoveries with that of Kubernetes only.
+$(BIN)/prometheus: test/kube/prometheus/go.mod test/kube/prometheus/go.sum
+	@echo "building prometheus $(PROMETHEUS_VERSION)"
+	@cd test/kube/prometheus && CGO_ENABLED=0 go build -tags remove_all_sd,enable_kubernetes_sd -ldflags '-s -w' -o $@ github.com/prometheus/prometheus/cmd/prometheus
 	@touch $@

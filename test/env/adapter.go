@@ -27,6 +27,9 @@ type AdapterOptions struct {
 	// Env are additional environment variables, as KEY=value. Of the caller's
 	// environment the adapter gets PATH only.
 	Env []string
+	// ResourceMetrics leads metrics.k8s.io to the adapter too, with what
+	// deploy/resource-metrics has.
+	ResourceMetrics bool
 }
 
 // Adapter is a running adapter, under the rights of its ServiceAccount.
@@ -37,6 +40,7 @@ type Adapter struct {
 
 	cluster *Cluster
 	port    int
+	dirs    []string // of the objects that lead to the adapter
 }
 
 // StartAdapter starts an adapter, leads the aggregator to it and returns when the
@@ -46,7 +50,13 @@ func (c *Cluster) StartAdapter(ctx context.Context, opts AdapterOptions) (*Adapt
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 
-	a := &Adapter{cluster: c}
+	a := &Adapter{cluster: c, dirs: []string{baseDir}}
+	if opts.ResourceMetrics {
+		a.dirs = append(a.dirs, resourceMetricsDir)
+	}
+	if err := c.installPod(ctx); err != nil {
+		return nil, fmt.Errorf("adapter: %w", err)
+	}
 	cmd, err := a.command(ctx, opts)
 	if err != nil {
 		return nil, fmt.Errorf("adapter: %w", err)
@@ -113,38 +123,45 @@ func (a *Adapter) command(ctx context.Context, opts AdapterOptions) (command, er
 			"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", a.port),
 			"--tls-cert-file=" + serving.cert, "--tls-private-key-file=" + serving.key,
 		}, opts.Args...),
-		env:    append([]string{"POD_NAMESPACE=" + Namespace}, opts.Env...),
+		env:    append([]string{"POD_NAMESPACE=" + Namespace, "POD_NAME=" + PodName}, opts.Env...),
 		health: Health{URL: a.URL + "/readyz", CA: string(a.CA())},
 	}, nil
 }
 
-// route applies the Service and the APIServices of deploy/base, changed so that they
-// lead to this adapter, and waits until the API server can reach it there.
+// route applies what leads to this adapter, changed so that it does, and waits until the
+// API server can reach it there.
 func (a *Adapter) route(ctx context.Context) error {
-	objects, err := a.cluster.readObjects(baseDir)
-	if err != nil {
-		return err
+	var apis []*unstructured.Unstructured
+	for _, dir := range a.dirs {
+		objects, err := a.cluster.readObjects(dir)
+		if err != nil {
+			return err
+		}
+		for _, o := range objects {
+			if err := a.routeOne(ctx, o); err != nil {
+				return fmt.Errorf("%s %s: %w", o.GetKind(), o.GetName(), err)
+			}
+			if o.GetKind() == "APIService" {
+				apis = append(apis, o)
+			}
+		}
 	}
-	for _, o := range objects {
-		if !routes(o) {
-			continue
-		}
-		if err := a.lead(o); err != nil {
-			return fmt.Errorf("%s %s: %w", o.GetKind(), o.GetName(), err)
-		}
-		if err := a.cluster.applyOne(ctx, o); err != nil {
-			return fmt.Errorf("%s %s: %w", o.GetKind(), o.GetName(), err)
-		}
-	}
-	for _, o := range objects {
-		if o.GetKind() != "APIService" {
-			continue
-		}
+	for _, o := range apis {
 		if err := a.cluster.awaitAPI(ctx, o); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// routeOne applies an object, unless install did.
+func (a *Adapter) routeOne(ctx context.Context, o *unstructured.Unstructured) error {
+	if routes(o) {
+		if err := a.lead(o); err != nil {
+			return err
+		}
+	}
+	return a.cluster.applyOne(ctx, o)
 }
 
 // lead changes a Service or an APIService: there is no pod to select, and nothing

@@ -37,6 +37,7 @@ func TestCluster(t *testing.T) {
 	t.Run("apply names what it cannot", func(t *testing.T) { testApply(t, c) })
 	t.Run("API server restarts", func(t *testing.T) { testRestartAPIServer(t, c) })
 	t.Run("adapter", func(t *testing.T) { testAdapter(t, c) })
+	t.Run("prometheus", func(t *testing.T) { testPrometheus(t, c) })
 	t.Run("only loopback", func(t *testing.T) { testLoopback(t, c) })
 }
 

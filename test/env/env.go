@@ -1,6 +1,7 @@
 // Package env starts the test bed: a real Kubernetes control plane with simulated
-// nodes, the AWS stand-in and the adapter, as child processes on 127.0.0.1. The
-// end-to-end tests, the demo, the benchmarks and `make up` all start it here.
+// nodes, the AWS stand-in, Prometheus, what plays the pods, and the adapter, as child
+// processes on 127.0.0.1. The end-to-end tests, the demo, the benchmarks and `make up`
+// all start it here.
 package env
 
 import (
@@ -108,7 +109,7 @@ func newCluster(opts Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{"etcd", "logs", "pki"} {
+	for _, dir := range []string{"etcd", "logs", "pki", "prometheus"} {
 		if err := os.RemoveAll(c.path(dir)); err != nil {
 			return nil, err
 		}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -16,10 +18,14 @@ const (
 	Namespace = "tidegauge-system"
 	// ServiceAccount is the adapter's, in Namespace.
 	ServiceAccount = "tidegauge"
+	// PodName is the pod, in Namespace, for which an adapter takes itself.
+	PodName = "tidegauge"
 
 	crdDir    = "deploy/crds"
 	policyDir = "deploy/policies"
 	baseDir   = "deploy/base"
+	// resourceMetricsDir is for adapters that serve metrics.k8s.io.
+	resourceMetricsDir = "deploy/resource-metrics"
 )
 
 var crds = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
@@ -54,6 +60,22 @@ func (c *Cluster) install(ctx context.Context) error {
 	}
 	c.progress("CRDs, policies and RBAC are installed")
 	return nil
+}
+
+// installPod creates the pod whose status the adapter writes, as if it ran in it. Its
+// container is simulated.
+func (c *Cluster) installPod(ctx context.Context) error {
+	_, err := c.client.CoreV1().Pods(Namespace).Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: PodName},
+		Spec: corev1.PodSpec{
+			ServiceAccountName: ServiceAccount,
+			Containers:         []corev1.Container{{Name: "adapter", Image: "adapter"}},
+		},
+	}, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
 }
 
 // routes says whether an object leads requests to an adapter. Those are applied when

@@ -1,5 +1,6 @@
 // Command testbed starts the test bed and leaves it running: a Kubernetes control
-// plane with simulated nodes, the AWS stand-in and the adapter.
+// plane with simulated nodes, the AWS stand-in, Prometheus, what plays the pods, and the
+// adapter.
 package main
 
 import (

@@ -43,6 +43,9 @@ func TestUpAndDown(t *testing.T) {
 
 	wants(t, dir, "up: . "+envFile(dir), "up")
 	wants(t, dir, "aggregated APIs", "status")
+	for _, name := range []string{"fakeaws", "player", "prometheus", "adapter"} {
+		wants(t, dir, name, "status")
+	}
 	first := components(t, dir)
 	wants(t, dir, "already up", "up")
 	if again := components(t, dir); !slices.Equal(again, first) {
@@ -92,7 +95,7 @@ func components(t *testing.T, dir string) []component {
 // checkEnv reads the shell variables in a shell and asks the API server with them.
 func checkEnv(t *testing.T, dir string) {
 	t.Helper()
-	cmd := exec.Command("/bin/sh", "-euc", `. "$0"; : "$AWS_ENDPOINT_URL" "$AWS_REGION" "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY" "$ADAPTER_URL"; kubectl auth whoami -o name`, envFile(dir))
+	cmd := exec.Command("/bin/sh", "-euc", `. "$0"; : "$AWS_ENDPOINT_URL" "$AWS_REGION" "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY" "$PLAYER_URL" "$PROMETHEUS_URL" "$ADAPTER_URL"; kubectl auth whoami -o name`, envFile(dir))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("with %s: %v\n%s", envFile(dir), err, out)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -91,11 +92,33 @@ func (b *bed) fill(ctx context.Context, publish time.Duration) error {
 	if err != nil {
 		return err
 	}
-	adapter, err := b.cluster.StartAdapter(ctx, env.AdapterOptions{Env: aws.Env()})
+	player, err := b.cluster.StartPlayer(ctx, env.PlayerOptions{})
 	if err != nil {
 		return err
 	}
-	if err := writeEnv(b.state.dir, b.cluster, aws, adapter); err != nil {
+	prometheus, err := b.cluster.StartPrometheus(ctx, env.PrometheusOptions{PlayerURL: player.URL})
+	if err != nil {
+		return err
+	}
+	root, err := env.Root()
+	if err != nil {
+		return err
+	}
+	adapter, err := b.cluster.StartAdapter(ctx, env.AdapterOptions{
+		Args: []string{
+			"--config=" + filepath.Join(root, "deploy", "demo", "prometheus", "adapter.yaml"),
+			"--prometheus-url=" + prometheus.URL,
+		},
+		Env:             aws.Env(),
+		ResourceMetrics: true,
+	})
+	if err != nil {
+		return err
+	}
+	variables := slices.Concat([]string{"KUBECONFIG=" + b.cluster.Kubeconfig()}, aws.Env(), []string{
+		"PLAYER_URL=" + player.URL, "PROMETHEUS_URL=" + prometheus.URL, "ADAPTER_URL=" + adapter.URL,
+	})
+	if err := writeEnv(b.state.dir, variables, b.cluster.Binaries()); err != nil {
 		return err
 	}
 	b.state.Complete, b.state.Kubeconfig = true, b.cluster.Kubeconfig()
@@ -113,15 +136,15 @@ func (b *bed) progress(step string) {
 
 func envFile(dir string) string { return filepath.Join(dir, "env") }
 
-// writeEnv writes the shell exports that lead to the test bed.
-func writeEnv(dir string, c *env.Cluster, aws *env.AWS, adapter *env.Adapter) error {
+// writeEnv writes the shell exports that lead to the test bed: variables as KEY=value,
+// and a PATH with a folder in front.
+func writeEnv(dir string, variables []string, binaries string) error {
 	var text strings.Builder
-	variables := append([]string{"KUBECONFIG=" + c.Kubeconfig()}, aws.Env()...)
-	for _, variable := range append(variables, "ADAPTER_URL="+adapter.URL) {
+	for _, variable := range variables {
 		name, value, _ := strings.Cut(variable, "=")
 		fmt.Fprintf(&text, "export %s=%s\n", name, quote(value))
 	}
-	fmt.Fprintf(&text, "export PATH=%s:\"$PATH\"\n", quote(c.Binaries()))
+	fmt.Fprintf(&text, "export PATH=%s:\"$PATH\"\n", quote(binaries))
 	return os.WriteFile(envFile(dir), []byte(text.String()), 0o600)
 }
 
