@@ -68,13 +68,12 @@ func metricsPage(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	collectors := []prometheus.Collector{engine.New(engine.Options{})}
-	for _, b := range backends {
-		collectors = append(collectors, b)
+	collectors := []prometheus.Collector{
+		backends, engine.New(engine.Options{}), config.NewReloader(config.ReloaderOptions{Current: c}),
 	}
 	var rows []string
 	for _, c := range collectors {
-		descs := make(chan *prometheus.Desc, 64)
+		descs := make(chan *prometheus.Desc, 256)
 		c.Describe(descs)
 		close(descs)
 		for d := range descs {

@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/util/waitgroup"
@@ -11,6 +15,7 @@ import (
 	"k8s.io/apiserver/pkg/server/healthz"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/klog/v2"
 	basecmd "sigs.k8s.io/custom-metrics-apiserver/pkg/cmd"
@@ -18,8 +23,10 @@ import (
 	"github.com/tidegauge/tidegauge/pkg/catalog"
 	"github.com/tidegauge/tidegauge/pkg/config"
 	"github.com/tidegauge/tidegauge/pkg/engine"
+	"github.com/tidegauge/tidegauge/pkg/objects"
+	"github.com/tidegauge/tidegauge/pkg/plan"
 	"github.com/tidegauge/tidegauge/pkg/provider"
-	"github.com/tidegauge/tidegauge/pkg/sources"
+	"github.com/tidegauge/tidegauge/pkg/self"
 	"github.com/tidegauge/tidegauge/pkg/sources/builtin"
 )
 
@@ -35,49 +42,139 @@ func serve(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-
-	backends, err := openSources(ctx, configuration)
-	if err != nil {
-		return err
-	}
-
-	metrics := &catalog.Catalog{}
-	var reporter *catalog.Reporter
-	eng := engine.New(engine.Options{
-		Sources:      backends,
-		FetchTimeout: configuration.FetchTimeout,
-		OnChange:     func(source, key string) { reporter.QueryChanged(source, key) },
-	})
-	legacyregistry.RawMustRegister(eng)
-
-	watcher, err := catalog.NewWatcher(metrics, eng, catalog.Defaults{
-		Source:       builtin.CloudWatch,
-		MaxAge:       configuration.MaxAge,
-		NoDataIsZero: o.cloudWatchEmptyAsZero,
-	}, clients.kube, clients.custom)
-	if err != nil {
-		return err
-	}
 	namespace, err := podNamespace()
 	if err != nil {
 		return err
 	}
-	reporter = catalog.NewReporter(watcher, eng, clients.kube, clients.custom, namespace, identity())
-	watcher.OnChange(reporter.MetricsChanged)
-
-	server, err := newServer(o, metrics, provider.NewExternal(metrics, eng))
+	backends, err := builtin.Open(ctx, configuration)
 	if err != nil {
 		return err
 	}
+	a, err := newAdapter(o, configuration, backends, clients, namespace)
+	if err != nil {
+		return err
+	}
+	server, err := newServer(o, a)
+	if err != nil {
+		return err
+	}
+	legacyregistry.RawMustRegister(a.engine, a.backends, a.discovery, a.reloader)
+	klog.FromContext(ctx).Info("Starting tidegauge", "version", buildVersion(), "configuration", configuration.Summary())
+	return a.run(ctx, server)
+}
 
-	// The engine outlives the server, so that the requests in flight at the end
-	// are still answered.
+// adapter are the parts between the backends and the server.
+type adapter struct {
+	backends  *builtin.Set
+	engine    *engine.Engine
+	mapper    *objects.Mapper
+	objects   *objects.Store
+	planner   *plan.Planner
+	metrics   *catalog.Catalog
+	discovery *catalog.Discovery
+	watcher   *catalog.Watcher
+	reporter  *catalog.Reporter
+	pod       *self.Reporter
+	reloader  *config.Reloader
+
+	noDataIsZero bool
+	maxAge       atomic.Int64 // of the configuration in force
+}
+
+// newAdapter wires the parts in the direction in which a number travels.
+func newAdapter(o *options, c *config.Config, backends *builtin.Set, clients *clients, namespace string) (*adapter, error) {
+	a := &adapter{
+		backends:     backends,
+		mapper:       objects.NewMapper(clients.kube.Discovery()),
+		metrics:      &catalog.Catalog{},
+		pod:          self.NewReporter(clients.kube, namespace, podName()),
+		noDataIsZero: o.cloudWatchEmptyAsZero,
+	}
+	a.maxAge.Store(int64(c.MaxAge))
+	a.engine = engine.New(engine.Options{
+		Sources:      backends.Sources(),
+		FetchTimeout: c.FetchTimeout,
+		OnChange:     func(source, key string) { a.reporter.QueryChanged(source, key) },
+	})
+	a.objects = objects.NewStore(clients.metadata, a.mapper)
+	a.planner = plan.New(plan.Options{
+		Source:  builtin.Prometheus,
+		Engine:  a.engine,
+		Mapper:  a.mapper,
+		Counter: a.objects,
+		MaxAge:  func() time.Duration { return time.Duration(a.maxAge.Load()) },
+	})
+	a.discovery = catalog.NewDiscovery(a.metrics, catalog.DiscoveryOptions{
+		Lister: backends, Mapper: a.mapper, Relist: o.relist, MaxAge: o.discoveryMaxAge(),
+	})
+	a.discovery.SetRules(c.Compiled)
+	var err error
+	a.watcher, err = catalog.NewWatcher(catalog.WatcherOptions{
+		Catalog:  a.metrics,
+		Pinner:   a.engine,
+		Defaults: a.defaults(c),
+		Kube:     clients.kube,
+		Custom:   clients.custom,
+		Planner:  a.planner,
+		Mapper:   a.mapper,
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.reporter = catalog.NewReporter(a.watcher, a.engine, clients.kube, clients.custom, namespace, identity())
+	a.watcher.OnChange(a.reporter.MetricsChanged)
+	a.discovery.OnChange(a.watcher.Refresh)
+	a.discovery.OnTrouble(func() { a.pod.Set(self.Rules(troubles(a.discovery.Troubles()))) })
+	a.reloader = config.NewReloader(config.ReloaderOptions{
+		Path:    o.configFile,
+		Current: c,
+		Load:    o.load,
+		Apply:   a.apply,
+		Report:  func(c *config.Config, err error) { a.pod.Set(self.Configuration(c.Summary(), err)) },
+	})
+	return a, nil
+}
+
+// defaults are what holds for ExternalMetrics that do not say.
+func (a *adapter) defaults(c *config.Config) catalog.Defaults {
+	return catalog.Defaults{Source: builtin.CloudWatch, MaxAge: c.MaxAge, NoDataIsZero: a.noDataIsZero}
+}
+
+// apply puts another configuration in force.
+func (a *adapter) apply(ctx context.Context, c *config.Config) error {
+	if err := a.backends.Reload(ctx, c); err != nil {
+		return err
+	}
+	a.maxAge.Store(int64(c.MaxAge))
+	a.engine.SetFetchTimeout(c.FetchTimeout)
+	a.watcher.SetDefaults(a.defaults(c))
+	a.discovery.SetRules(c.Compiled)
+	return nil
+}
+
+// troubles is one error of all rules whose series cannot be listed, or nil.
+func troubles(rules []catalog.RuleTrouble) error {
+	if len(rules) == 0 {
+		return nil
+	}
+	texts := make([]string, len(rules))
+	for i, r := range rules {
+		texts[i] = fmt.Sprintf("%s (%s) since %s: %v", r.Rule, r.Where, r.Since.UTC().Format(time.RFC3339), r.Err)
+	}
+	return errors.New(strings.Join(texts, "; "))
+}
+
+// run runs the parts and the server. The parts outlive the server, so that the requests
+// in flight at the end are still answered.
+func (a *adapter) run(ctx context.Context, server *genericapiserver.GenericAPIServer) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, running := errgroup.WithContext(running)
-	group.Go(func() error { return eng.Run(running) })
-	group.Go(func() error { return watcher.Run(running) })
-	group.Go(func() error { return reporter.Run(running) })
+	for _, part := range []func(context.Context) error{
+		a.engine.Run, a.objects.Run, a.discovery.Run, a.watcher.Run, a.reporter.Run, a.pod.Run, a.reloader.Run,
+	} {
+		group.Go(func() error { return part(running) })
+	}
 	group.Go(func() error {
 		defer stop()
 		serving, cancel := context.WithCancel(ctx)
@@ -85,50 +182,44 @@ func serve(ctx context.Context, o *options) error {
 		context.AfterFunc(running, cancel)
 		return server.PrepareRun().RunWithContext(serving)
 	})
-	klog.FromContext(ctx).Info("Starting tidegauge", "version", buildVersion())
 	return group.Wait()
 }
 
-// openSources opens the sources and registers what they count.
-func openSources(ctx context.Context, c *config.Config) (map[string]sources.Source, error) {
-	opened, err := builtin.Open(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	backends := make(map[string]sources.Source, len(opened))
-	for name, source := range opened {
-		backends[name] = source
-		legacyregistry.RawMustRegister(source)
-	}
-	return backends, nil
-}
-
 // newServer makes the API server, which is ready once the catalog is.
-func newServer(o *options, metrics *catalog.Catalog, external *provider.External) (*genericapiserver.GenericAPIServer, error) {
-	o.base.WithExternalMetrics(external)
+func newServer(o *options, a *adapter) (*genericapiserver.GenericAPIServer, error) {
+	o.base.OpenAPIConfig, o.base.OpenAPIV3Config = provider.OpenAPI(o.base.Name)
+	o.base.WithExternalMetrics(provider.NewExternal(a.metrics, a.engine, a.planner))
+	o.base.WithCustomMetrics(provider.NewCustom(a.metrics, a.planner, a.objects, a.mapper))
 	config, err := o.base.Config()
 	if err != nil {
 		return nil, err
 	}
 	config.GenericConfig.ShutdownDelayDuration = o.shutdownDelay
 	config.GenericConfig.Authentication.Authenticator = credentialed{config.GenericConfig.Authentication.Authenticator}
+	config.GenericConfig.BuildHandlerChainFunc = func(h http.Handler, c *genericapiserver.Config) http.Handler {
+		return genericapiserver.DefaultBuildHandlerChain(provider.RefuseBadMetricSelectors(h), c)
+	}
 	server, err := o.base.Server()
 	if err != nil {
 		return nil, err
+	}
+	if err := provider.NewResource(a.metrics, a.planner, a.objects).Install(server.GenericAPIServer); err != nil {
+		return nil, fmt.Errorf("metrics.k8s.io: %w", err)
 	}
 	// The library would refuse what arrives on open connections from the moment it
 	// stops. With a group that is empty it leaves the end to http.Server.Shutdown,
 	// which answers those requests, and asks their clients to connect elsewhere. An
 	// audit backend ends before that, and misses the last of them.
 	server.GenericAPIServer.NonLongRunningRequestWaitGroup = &waitgroup.SafeWaitGroup{}
-	ready := healthz.NamedCheck("catalog", func(*http.Request) error { return metrics.Ready() })
+	ready := healthz.NamedCheck("catalog", func(*http.Request) error { return a.metrics.Ready() })
 	return server.GenericAPIServer, server.GenericAPIServer.AddReadyzChecks(ready)
 }
 
 // clients are the clients of the Kubernetes API, under the adapter's own rights.
 type clients struct {
-	kube   kubernetes.Interface
-	custom dynamic.Interface
+	kube     kubernetes.Interface
+	custom   dynamic.Interface
+	metadata metadata.Interface
 }
 
 func newClients(base *basecmd.AdapterBase) (*clients, error) {
@@ -144,5 +235,9 @@ func newClients(base *basecmd.AdapterBase) (*clients, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes client of custom resources: %w", err)
 	}
-	return &clients{kube: kube, custom: custom}, nil
+	data, err := metadata.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("kubernetes client of metadata: %w", err)
+	}
+	return &clients{kube: kube, custom: custom, metadata: data}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -31,7 +32,8 @@ type Metric struct {
 	Err error
 }
 
-// snapshot is the set of metrics that existed at one time. It is never changed.
+// snapshot is the set of ExternalMetrics and of their users at one time. It is never
+// changed.
 type snapshot struct {
 	external map[types.NamespacedName]*Metric
 	// users are the names of the HPAs that name a metric, defined or not.
@@ -43,62 +45,107 @@ type snapshot struct {
 
 type query struct{ source, key string }
 
+// view is all that there is at one time. It is never changed.
+type view struct {
+	// objects are what ExternalMetrics define, if synced says that they were read.
+	objects *snapshot
+	synced  bool
+	// rules are what the configuration's rules make.
+	rules *ruleSnapshot
+	// names are the external metrics of both, sorted.
+	names []string
+}
+
 // errNotSynced is why a catalog is not ready before its first snapshot.
 var errNotSynced = errors.New("the ExternalMetrics and HPAs of the cluster are not read yet")
 
-// Catalog serves the current snapshot. The zero Catalog knows nothing and is not
-// ready; a Watcher fills it.
+// Catalog serves the current snapshots. The zero Catalog knows nothing and is not
+// ready; a Watcher and a Discovery fill it.
 type Catalog struct {
-	current atomic.Pointer[snapshot]
-	// trouble is what last kept the objects from being read; it counts until the
-	// first snapshot.
-	trouble atomic.Pointer[error]
+	current atomic.Pointer[view]
+	writing sync.Mutex
+	// objects and hpas say how reading the cluster goes.
+	objects, hpas reading
 }
 
-// External is the metric of that name, or nil. It takes no lock.
+// External is the metric that an ExternalMetric of that name defines, or nil. It takes
+// no lock.
 func (c *Catalog) External(name types.NamespacedName) *Metric {
-	return c.load().external[name]
+	return c.load().objects.external[name]
 }
 
-// ExternalNames are the names of all metrics over all namespaces, sorted, each
-// once. The slice must not be written to.
+// ExternalNames are the names of all external metrics, those of ExternalMetrics over all
+// namespaces and those that rules make, sorted, each once. The slice must not be
+// written to.
 func (c *Catalog) ExternalNames() []string {
 	return c.load().names
 }
 
 // len is how many external metrics there are.
-func (c *Catalog) len() int { return len(c.load().external) }
+func (c *Catalog) len() int { return len(c.load().objects.external) }
 
 // Users are the names of the HPAs in the metric's namespace that name the metric,
 // sorted. The slice must not be written to.
 func (c *Catalog) Users(metric types.NamespacedName) []string {
-	return c.load().users[metric]
+	return c.load().objects.users[metric]
 }
 
 // AskedBy are the metrics that ask the query of that key. The slice must not be
 // written to.
 func (c *Catalog) AskedBy(source, key string) []types.NamespacedName {
-	return c.load().askedBy[query{source, key}]
+	return c.load().objects.askedBy[query{source, key}]
 }
 
-// Ready is nil once the catalog can say which metrics exist.
+// Ready is nil once the catalog can say which metrics exist. Without rules that takes
+// the ExternalMetrics and the HPAs. With rules it can answer where those cannot be read
+// because there is no CRD, or no right; see ObjectsReady.
 func (c *Catalog) Ready() error {
-	if c.current.Load() != nil {
-		return nil
+	v := c.load()
+	if v.synced {
+		return v.rules.unready
 	}
-	if trouble := c.trouble.Load(); trouble != nil {
-		return fmt.Errorf("%w: %w", errNotSynced, *trouble)
+	for _, r := range []*reading{&c.objects, &c.hpas} {
+		if err := r.trouble(); err != nil {
+			return fmt.Errorf("%w: %w", errNotSynced, err)
+		}
 	}
 	return errNotSynced
 }
 
-var empty = newSnapshot(nil, nil)
+// ObjectsReady is nil once the catalog knows all ExternalMetrics, which there are
+// none of in a cluster without their CRD. Before that, and where the right to read them is
+// missing, a name that External does not have may be one of them; the error says why,
+// and the cure.
+func (c *Catalog) ObjectsReady() error { return c.objects.known() }
 
-func (c *Catalog) load() *snapshot {
-	if s := c.current.Load(); s != nil {
-		return s
+var empty = &view{objects: newSnapshot(nil, nil), rules: &ruleSnapshot{}}
+
+func (c *Catalog) load() *view {
+	if v := c.current.Load(); v != nil {
+		return v
 	}
 	return empty
+}
+
+// setObjects replaces what ExternalMetrics define.
+func (c *Catalog) setObjects(s *snapshot) {
+	c.change(func(v *view) { v.objects, v.synced = s, true })
+}
+
+// setRules replaces what rules make.
+func (c *Catalog) setRules(s *ruleSnapshot) {
+	c.change(func(v *view) { v.rules = s })
+}
+
+func (c *Catalog) change(part func(*view)) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	next := *c.load()
+	part(&next)
+	names := slices.Concat(next.objects.names, next.rules.externalNames)
+	slices.Sort(names)
+	next.names = slices.Compact(names)
+	c.current.Store(&next)
 }
 
 func newSnapshot(metrics []*Metric, users map[types.NamespacedName][]string) *snapshot {

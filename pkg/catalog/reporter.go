@@ -48,6 +48,9 @@ const (
 	// reviewEvery is how often every object is looked at, for changes that come with
 	// time alone, such as the end of demand.
 	reviewEvery = time.Minute
+	// refusedPause is how long to wait after the API server refused to let the adapter
+	// take the Lease or write a status: trying more often will not bring the right.
+	refusedPause = 5 * time.Minute
 )
 
 // StateReader says what is known of queries.
@@ -105,10 +108,49 @@ func (r *Reporter) QueryChanged(source, key string) {
 }
 
 // Run takes its turns until ctx is done. Losing the Lease, as when the API server
-// is away for long, ends a turn and not the program.
+// is away for long, ends a turn and not the program. Without the right to the Lease
+// there are no turns.
 func (r *Reporter) Run(ctx context.Context) error {
+	told := false
+	for ctx.Err() == nil {
+		refused, err := r.takeTurns(ctx)
+		if err != nil {
+			return fmt.Errorf("status: %w", err)
+		}
+		if refused == nil {
+			told = false
+			continue
+		}
+		if !told {
+			klog.FromContext(ctx).Info("Status and Events are not written", "lease", r.lock.Describe(), "reason", refused, "cure", leaseCure)
+		}
+		told = true
+		select {
+		case <-ctx.Done():
+		case <-time.After(refusedPause):
+		}
+	}
+	return nil
+}
+
+const (
+	leaseCure = `add to a Role of the adapter in its namespace: ` +
+		`{apiGroups: ["coordination.k8s.io"], resources: ["leases"], verbs: ["get", "create", "update"]}`
+	statusCure = `add to the adapter's ClusterRole: ` +
+		`{apiGroups: ["metrics.aws"], resources: ["externalmetrics/status"], verbs: ["patch"]}`
+)
+
+// takeTurns takes turns until ctx is done, or until the API server refuses the Lease and
+// why.
+func (r *Reporter) takeTurns(ctx context.Context) (refused, err error) {
+	// The elector would log every refusal.
+	if _, _, err := r.lock.Get(ctx); apierrors.IsForbidden(err) {
+		return err, nil
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock:            r.lock,
+		Lock:            &leaseLock{r.lock, stop},
 		LeaseDuration:   leaseDuration,
 		RenewDeadline:   renewDeadline,
 		RetryPeriod:     retryPeriod,
@@ -120,12 +162,50 @@ func (r *Reporter) Run(ctx context.Context) error {
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("status: %w", err)
+		return nil, err
 	}
 	for ctx.Err() == nil {
 		elector.Run(ctx)
 	}
-	return nil
+	if cause := context.Cause(ctx); apierrors.IsForbidden(cause) || apierrors.IsNotFound(cause) {
+		return cause, nil
+	}
+	return nil, nil
+}
+
+// leaseLock ends the trying for the Lease once that is refused, which the elector would
+// repeat every two seconds.
+type leaseLock struct {
+	resourcelock.Interface
+
+	stop context.CancelCauseFunc
+}
+
+// Get implements resourcelock.Interface.
+func (l *leaseLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	record, raw, err := l.Interface.Get(ctx)
+	if apierrors.IsForbidden(err) {
+		l.stop(err)
+	}
+	return record, raw, err
+}
+
+// Create implements resourcelock.Interface. The namespace may not be there.
+func (l *leaseLock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	err := l.Interface.Create(ctx, record)
+	if apierrors.IsForbidden(err) || apierrors.IsNotFound(err) {
+		l.stop(err)
+	}
+	return err
+}
+
+// Update implements resourcelock.Interface.
+func (l *leaseLock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	err := l.Interface.Update(ctx, record)
+	if apierrors.IsForbidden(err) {
+		l.stop(err)
+	}
+	return err
 }
 
 // turn is the time in which this replica holds the Lease.
@@ -134,6 +214,9 @@ type turn struct {
 	queue    workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	recorder events.EventRecorder
 	written  sync.Map // of types.NamespacedName to writing
+	// refused is when a write was last refused for want of the right, as nanoseconds of
+	// Unix time; 0 if the last one was not.
+	refused atomic.Int64
 }
 
 // writing is the last write of an object's status.
@@ -231,11 +314,26 @@ func (t *turn) report(ctx context.Context, name types.NamespacedName) error {
 		t.queue.AddAfter(name, wait)
 		return nil
 	}
+	if last := t.refused.Load(); last != 0 && time.Since(time.Unix(0, last)) < refusedPause {
+		return nil
+	}
 	if err := t.write(ctx, object, status); err != nil {
-		return err
+		return t.refuse(ctx, err)
 	}
 	for _, e := range eventsOf(before, status) {
 		t.recorder.Eventf(object, nil, e.kind, e.reason, "ReadMetric", "%s", e.note)
+	}
+	return nil
+}
+
+// refuse takes in that a write failed. One that was refused for want of the right is no
+// error of the object; it is told once, and tried again now and then.
+func (t *turn) refuse(ctx context.Context, err error) error {
+	if !apierrors.IsForbidden(err) {
+		return err
+	}
+	if t.refused.Swap(time.Now().UnixNano()) == 0 {
+		klog.FromContext(ctx).Info("Status is not written", "reason", err, "cure", statusCure)
 	}
 	return nil
 }
@@ -290,6 +388,7 @@ func (t *turn) write(ctx context.Context, object *metricsaws.ExternalMetric, sta
 		return nil
 	}
 	if err == nil {
+		t.refused.Store(0)
 		t.written.Store(nameOf(object), writing{time.Now(), patched.GetResourceVersion(), object.UID, status})
 	}
 	return err

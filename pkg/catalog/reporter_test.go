@@ -14,9 +14,12 @@ import (
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/dynamic/fake"
@@ -76,6 +79,8 @@ type bench struct {
 	state  *fakeState
 	events *events.FakeRecorder
 	writes []metricsaws.ExternalMetricStatus
+	// refusal, if it is set, is why a write fails.
+	refusal func() error
 }
 
 func newBench(t *testing.T) *bench {
@@ -83,7 +88,7 @@ func newBench(t *testing.T) *bench {
 	b := &bench{t: t, state: &fakeState{}, events: events.NewFakeRecorder(100)}
 	custom := fake.NewSimpleDynamicClient(runtime.NewScheme())
 	custom.PrependReactor("patch", metricsaws.Resource.Resource, b.patched)
-	w, err := NewWatcher(&Catalog{}, b.state, defaults, kubefake.NewClientset(), custom)
+	w, err := NewWatcher(WatcherOptions{Catalog: &Catalog{}, Pinner: b.state, Defaults: defaults, Kube: kubefake.NewClientset(), Custom: custom})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,6 +99,9 @@ func newBench(t *testing.T) *bench {
 
 // patched keeps the status of each patch and gives the object the next version.
 func (b *bench) patched(action clienttesting.Action) (bool, runtime.Object, error) {
+	if b.refusal != nil {
+		return true, nil, b.refusal()
+	}
 	var operations []struct {
 		Op, Path string
 		Value    json.RawMessage
@@ -286,7 +294,7 @@ func TestReporterTakesTurns(t *testing.T) {
 	kube := kubefake.NewClientset()
 	custom := fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(),
 		map[schemaResource]string{metricsaws.Resource: "ExternalMetricList"})
-	w, err := NewWatcher(&Catalog{}, &fakeState{}, defaults, kube, custom)
+	w, err := NewWatcher(WatcherOptions{Catalog: &Catalog{}, Pinner: &fakeState{}, Defaults: defaults, Kube: kube, Custom: custom})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,6 +309,82 @@ func TestReporterTakesTurns(t *testing.T) {
 	await(t, func() bool { return second.turn.Load() != nil })
 	end()
 	running.Wait()
+}
+
+// Without the right to the Lease, or its namespace, or to write status, nothing else
+// suffers, and neither the log nor the API server is filled with attempts.
+func TestReporterWithoutRightToTheLease(t *testing.T) {
+	resource := schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
+	for verb, refusal := range map[string]error{
+		"get":    apierrors.NewForbidden(resource, LeaseName, errors.New("no RBAC policy matched")),
+		"create": apierrors.NewForbidden(resource, LeaseName, errors.New("no RBAC policy matched")),
+		"CREATE": apierrors.NewNotFound(schema.GroupResource{Resource: "namespaces"}, "ns"),
+		"update": apierrors.NewForbidden(resource, LeaseName, errors.New("no RBAC policy matched")),
+	} {
+		t.Run(verb, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := newAccess(t)
+				refused := true
+				asked := 0
+				a.kube.PrependReactor("*", "leases", func(action clienttesting.Action) (bool, runtime.Object, error) {
+					a.mu.Lock()
+					defer a.mu.Unlock()
+					asked++
+					return refused && action.GetVerb() == strings.ToLower(verb), nil, refusal
+				})
+				if verb == "update" {
+					_, err := a.kube.CoordinationV1().Leases("ns").Create(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: LeaseName}}, metav1.CreateOptions{})
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				r := NewReporter(a.watcher, &fakeState{}, a.kube, a.custom, "ns", "me")
+				a.start(r.Run)
+				a.pass(time.Hour)
+				a.mu.Lock()
+				if asked > 60 {
+					t.Errorf("asked %d times in an hour", asked)
+				}
+				refused = false
+				a.mu.Unlock()
+				if n := a.logged("Status and Events are not written"); n != 1 {
+					t.Errorf("told %d times", n)
+				}
+				if a.logged(leaseCure) > 1 || a.logged("\n") > 60 {
+					t.Errorf("%d lines of log in an hour", a.logged("\n"))
+				}
+				a.pass(2 * refusedPause)
+				if r.turn.Load() == nil {
+					t.Error("the right makes no difference")
+				}
+			})
+		})
+	}
+}
+
+func TestReporterWithoutRightToWriteStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.shows(1, "1", metricsaws.ExternalMetricStatus{})
+		b.rebuild()
+		asked := 0
+		b.refusal = func() error {
+			asked++
+			return apierrors.NewForbidden(metricsaws.Resource.GroupResource(), jobs.Name, errors.New("no RBAC policy matched"))
+		}
+		for i := range 60 {
+			b.state.says(answered(float64(i)))
+			b.report()
+			<-time.After(time.Minute)
+		}
+		if want := int(time.Hour / refusedPause); asked != want {
+			t.Errorf("%d attempts in an hour, want %d", asked, want)
+		}
+		b.wantWrites()
+		b.refusal = nil
+		b.report()
+		b.wantWrites("True Available 59")
+	})
 }
 
 func await(t *testing.T, done func() bool) {

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -26,6 +27,8 @@ var ErrMisreadByHPA = errors.New("an HPA would misread the value")
 // k8s.io/apimachinery/pkg/api/resource, Quantity.ScaledValue).
 const hpaLimit = math.MaxInt64 / 1000
 
+const hpaRange = "it computes in thousandths in 64 bits, so up to 9.2e15"
+
 // Item is one value of a metric, as the API serves it.
 type Item struct {
 	// Labels tell apart the items of one metric. They must not be written to.
@@ -49,23 +52,40 @@ func (m *Metric) Items(answer engine.Answer, err error) ([]Item, error) {
 	if err != nil {
 		return nil, err
 	}
-	items := make([]Item, len(answer.Samples))
-	for i, s := range answer.Samples {
-		value, err := quantity(s.Value)
+	return NewItems(answer.Samples)
+}
+
+// NewItems are the samples as the API serves them, in their order. The error wraps
+// ErrNotANumber, and names the first series whose sample is none.
+func NewItems(samples []sources.Sample) ([]Item, error) {
+	items := make([]Item, len(samples))
+	for i, s := range samples {
+		item, err := NewItem(s)
 		if err != nil {
 			return nil, fmt.Errorf("series %v: %w", s.Labels, err)
 		}
-		items[i] = Item{Labels: s.Labels, Value: value, Time: s.Time, Window: s.Window}
+		items[i] = item
 	}
 	return items, nil
 }
 
-// zeros are the items that stand for no data. Their time is when the backend said
-// that there is none, as there is no datapoint that has one.
+// NewItem is the sample as the API serves it. The error wraps ErrNotANumber.
+func NewItem(s sources.Sample) (Item, error) {
+	value, err := quantity(s.Value)
+	return Item{Labels: s.Labels, Value: value, Time: s.Time, Window: s.Window}, err
+}
+
+// Zero is the item that stands for no data where somebody asked for that. Its time is
+// when the backend said that there is none, as there is no datapoint that has one.
+func Zero(labels map[string]string, at time.Time) Item {
+	return Item{Labels: labels, Value: *resource.NewQuantity(0, resource.DecimalSI), Time: at}
+}
+
+// zeros are the items that stand for no data.
 func (m *Metric) zeros(at time.Time) []Item {
 	items := make([]Item, len(m.Zeros))
 	for i, labels := range m.Zeros {
-		items[i] = Item{Labels: labels, Value: *resource.NewQuantity(0, resource.DecimalSI), Time: at}
+		items[i] = Zero(labels, at)
 	}
 	return items
 }
@@ -79,13 +99,30 @@ func quantity(v float64) (resource.Quantity, error) {
 	if v == math.Trunc(v) {
 		return *resource.NewQuantity(int64(v), resource.DecimalSI), nil
 	}
-	q, err := resource.ParseQuantity(strconv.FormatFloat(v, 'f', -1, 64))
-	if err != nil {
-		return resource.Quantity{}, fmt.Errorf("%w: %w", ErrNotANumber, err)
+	return fraction(v), nil
+}
+
+// fraction is the quantity of a v that is finite and not whole. Its digits, at most 17,
+// fit an int64, which costs no memory, where a text to parse costs a dozen objects.
+func fraction(v float64) resource.Quantity {
+	var buf [32]byte
+	var digits int64
+	scale := 0
+	mantissa, exponent, _ := bytes.Cut(strconv.AppendFloat(buf[:0], math.Abs(v), 'e', -1, 64), []byte("e"))
+	for i, c := range mantissa {
+		if c == '.' {
+			scale = i + 1 - len(mantissa)
+			continue
+		}
+		digits = 10*digits + int64(c-'0')
 	}
-	// A parsed quantity may answer with the text that it came from instead of the
-	// canonical one (123456.789 instead of 123456789m); what is built anew does not.
-	return *resource.NewDecimalQuantity(*q.AsDec(), resource.DecimalSI), nil
+	power, _ := strconv.Atoi(string(exponent))
+	if v < 0 {
+		digits = -digits
+	}
+	q := resource.NewScaledQuantity(digits, resource.Scale(scale+power)) //nolint:gosec // A float64 has no power beyond 308.
+	q.RoundUp(resource.Nano)
+	return *q
 }
 
 // sum adds up items as an HPA does, and gives the time of the newest.
@@ -111,12 +148,51 @@ func ReadableByHPA(items []Item) error {
 	for _, item := range items {
 		total.Add(item.Value)
 		if item.Value.CmpInt64(hpaLimit) > 0 || total.CmpInt64(hpaLimit) > 0 {
-			return fmt.Errorf("%w %s: it computes in thousandths in 64 bits, so up to 9.2e15", ErrMisreadByHPA, total.String())
+			return fmt.Errorf("%w %s: %s", ErrMisreadByHPA, total.String(), hpaRange)
 		}
 		// As the HPA does it: each rounded away from zero to a thousandth by itself.
 		if milli += item.Value.MilliValue(); milli < 0 || total.Sign() < 0 {
-			return fmt.Errorf("%w %s: it takes what is negative for an overflow; clip it, as with the expression IF(m > 0, m, 0)", ErrMisreadByHPA, total.String())
+			return fmt.Errorf("%w %s: it takes what is negative for an overflow; clip it, as with IF(m > 0, m, 0) in CloudWatch or clamp_min(m, 0) in PromQL", ErrMisreadByHPA, total.String())
 		}
 	}
 	return nil
+}
+
+// ObjectsReadableByHPA wraps ErrMisreadByHPA unless an HPA can add up the values of any
+// of the items, which are those of one object each, to the number that they are. It adds
+// those of the pods that it counts, in thousandths, in 64 bits that wrap around
+// (GetMetricUsageRatio in k8s.io/kubernetes/pkg/controller/podautoscaler/metrics). What is
+// negative it understands, unlike with external metrics.
+func ObjectsReadableByHPA(items []Item) error {
+	var positive, negative int64
+	for _, item := range items {
+		if item.Value.CmpInt64(hpaLimit) > 0 || item.Value.CmpInt64(-hpaLimit) < 0 {
+			return fmt.Errorf("%w %s: %s", ErrMisreadByHPA, item.Value.String(), hpaRange)
+		}
+		milli := item.Value.MilliValue()
+		if milli < 0 && !readsAs(item.Value, milli) {
+			return fmt.Errorf("%w %s: it loses digits of what is negative and has so many; round it", ErrMisreadByHPA, item.Value.String())
+		}
+		if milli > math.MaxInt64-positive || milli < math.MinInt64-negative {
+			total, _ := sum(items)
+			return fmt.Errorf("%w of %d objects that add up to %s: %s", ErrMisreadByHPA, len(items), total.String(), hpaRange)
+		}
+		positive += max(milli, 0)
+		negative += min(milli, 0)
+	}
+	return nil
+}
+
+// readsAs says whether a client that parses the text of q takes it for that many
+// thousandths, give or take how it rounds. Of a negative one whose text has more than 18
+// digits it may keep the lowest 64 bits: scaledValue in k8s.io/apimachinery/pkg/api/resource
+// looks for an overflow upwards only, so that -3062592595078724600u is read as -433078842938m.
+func readsAs(q resource.Quantity, milli int64) bool {
+	const rounding = 2
+	read, err := resource.ParseQuantity(q.String())
+	if err != nil {
+		return false
+	}
+	difference := read.MilliValue() - milli
+	return -rounding <= difference && difference <= rounding
 }

@@ -4,7 +4,8 @@ import (
 	"context"
 	"fmt"
 	"reflect"
-	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -23,24 +24,57 @@ import (
 	"github.com/tidegauge/tidegauge/pkg/engine"
 )
 
-// rebuildPause is the least time between two snapshots, so that a thousand
-// objects applied at once make a few snapshots and not a thousand.
-const rebuildPause = 50 * time.Millisecond
+const (
+	// rebuildPause is the least time between two snapshots, so that a thousand
+	// objects applied at once make a few snapshots and not a thousand.
+	rebuildPause = 50 * time.Millisecond
+	// settleEvery is how often to look whether the first snapshot can be made.
+	settleEvery = 100 * time.Millisecond
+	// resizeEvery is how often the plan follows the number of pods of HPAs.
+	resizeEvery = 5 * time.Second
+	// replanEvery is how often it follows what shows in no HPA: how many objects there
+	// are, and which resources.
+	replanEvery = 30 * time.Second
+)
 
 // Pinner is told which requests are in demand because an HPA names them.
 type Pinner interface {
 	Pin(requests []engine.Request)
 }
 
-// Watcher keeps a catalog in step with the ExternalMetrics and HPAs of a cluster.
+// WatcherOptions are what a Watcher needs.
+type WatcherOptions struct {
+	// Catalog is what the watcher fills.
+	Catalog *Catalog
+	// Pinner is told what is in demand.
+	Pinner Pinner
+	// Defaults hold for ExternalMetrics that do not say.
+	Defaults Defaults
+	// Kube and Custom are the clients by which HPAs and ExternalMetrics are read.
+	Kube   kubernetes.Interface
+	Custom dynamic.Interface
+	// Planner and Mapper turn what HPAs ask of rules into requests. Without a Planner
+	// only ExternalMetrics are in demand before they are read.
+	Planner Planner
+	Mapper  KindMapper
+}
+
+// Watcher keeps a catalog in step with the ExternalMetrics and HPAs of a cluster, and
+// the engine with what the HPAs ask.
 type Watcher struct {
 	catalog  *Catalog
 	pinner   Pinner
 	defaults Defaults
+	// renewed are defaults that take the place of those at the next snapshot.
+	renewed  atomic.Pointer[Defaults]
+	planner  Planner
+	mapper   KindMapper
 	objects  cache.SharedIndexInformer
 	hpas     cache.SharedIndexInformer
 	dirty    chan struct{}
+	resized  atomic.Bool
 	known    map[types.UID]definition
+	shadowed map[types.NamespacedName]string
 	onChange func(changed []types.NamespacedName)
 }
 
@@ -52,26 +86,28 @@ type definition struct {
 	metric     *Metric
 }
 
-// NewWatcher makes a watcher of catalog's contents. Nothing is asked of the API
-// server before Run.
-func NewWatcher(catalog *Catalog, pinner Pinner, defaults Defaults, kube kubernetes.Interface, custom dynamic.Interface) (*Watcher, error) {
+// NewWatcher makes a watcher. Nothing is asked of the API server before Run.
+func NewWatcher(opts WatcherOptions) (*Watcher, error) {
 	w := &Watcher{
-		catalog:  catalog,
-		pinner:   pinner,
-		defaults: defaults,
-		objects:  dynamicinformer.NewFilteredDynamicInformer(custom, metricsaws.Resource, metav1.NamespaceAll, 0, cache.Indexers{}, nil).Informer(),
-		hpas:     autoscalinginformers.NewHorizontalPodAutoscalerInformer(kube, metav1.NamespaceAll, 0, cache.Indexers{}),
+		catalog:  opts.Catalog,
+		pinner:   opts.Pinner,
+		defaults: opts.Defaults,
+		planner:  opts.Planner,
+		mapper:   opts.Mapper,
+		objects:  dynamicinformer.NewFilteredDynamicInformer(opts.Custom, metricsaws.Resource, metav1.NamespaceAll, 0, cache.Indexers{}, nil).Informer(),
+		hpas:     autoscalinginformers.NewHorizontalPodAutoscalerInformer(opts.Kube, metav1.NamespaceAll, 0, cache.Indexers{}),
 		dirty:    make(chan struct{}, 1),
 		known:    make(map[types.UID]definition),
 		onChange: func([]types.NamespacedName) {},
 	}
+	w.catalog.objects.kind, w.catalog.hpas.kind = objectKind, hpaKind
 	for _, add := range []func() error{
 		func() error { return w.objects.SetTransform(toRecord) },
 		func() error { return w.hpas.SetTransform(trimHPA) },
-		func() error { return w.objects.SetWatchErrorHandlerWithContext(w.noteTrouble("ExternalMetrics")) },
-		func() error { return w.hpas.SetWatchErrorHandlerWithContext(w.noteTrouble("HPAs")) },
+		func() error { return w.objects.SetWatchErrorHandlerWithContext(w.catalog.objects.fail) },
+		func() error { return w.hpas.SetWatchErrorHandlerWithContext(w.catalog.hpas.fail) },
 		func() error { return rebuildOn(w, w.objects, sameDefinition) },
-		func() error { return rebuildOn(w, w.hpas, sameDemand) },
+		func() error { return rebuildOn(w, w.hpas, w.sameDemand) },
 	} {
 		if err := add(); err != nil {
 			return nil, fmt.Errorf("catalog: %w", err)
@@ -82,17 +118,21 @@ func NewWatcher(catalog *Catalog, pinner Pinner, defaults Defaults, kube kuberne
 
 // Run watches until ctx is done.
 func (w *Watcher) Run(ctx context.Context) error {
-	go w.objects.RunWithContext(ctx)
-	go w.hpas.RunWithContext(ctx)
-	if !cache.WaitForCacheSync(ctx.Done(), w.objects.HasSynced, w.hpas.HasSynced) {
+	var running sync.WaitGroup
+	defer running.Wait()
+	running.Go(func() { w.objects.RunWithContext(ctx) })
+	running.Go(func() { w.hpas.RunWithContext(ctx) })
+	running.Go(func() { w.follow(ctx, w.objects, &w.catalog.objects) })
+	running.Go(func() { w.follow(ctx, w.hpas, &w.catalog.hpas) })
+	if !w.settle(ctx) {
 		return nil
 	}
-	w.markDirty()
-	for {
-		select {
-		case <-ctx.Done():
+	w.Refresh()
+	resize := time.NewTicker(resizeEvery)
+	defer resize.Stop()
+	for last := time.Now(); ; last = time.Now() {
+		if !w.await(ctx, resize.C, last) {
 			return nil
-		case <-w.dirty:
 		}
 		w.rebuild(ctx)
 		select {
@@ -103,8 +143,66 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 }
 
+// follow says when the objects of an informer are read.
+func (w *Watcher) follow(ctx context.Context, informer cache.SharedIndexInformer, r *reading) {
+	if cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
+		r.succeed(ctx)
+		w.Refresh()
+	}
+}
+
+// settle waits until the first snapshot can be made: until objects and HPAs are read, or,
+// for a catalog that has rules, are certain not to be. It is false if ctx is done.
+func (w *Watcher) settle(ctx context.Context) bool {
+	look := time.NewTicker(settleEvery)
+	defer look.Stop()
+	for {
+		objects, hpas := &w.catalog.objects, &w.catalog.hpas
+		if objects.synced() && hpas.synced() {
+			return true
+		}
+		if w.catalog.load().rules.any && objects.settled() && hpas.settled() {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-look.C:
+		}
+	}
+}
+
+// await waits until there may be something else to serve, or to plan. It is false if
+// ctx is done.
+func (w *Watcher) await(ctx context.Context, resize <-chan time.Time, last time.Time) bool {
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-w.dirty:
+			return true
+		case <-resize:
+			if w.planner != nil && (w.resized.Swap(false) || time.Since(last) >= replanEvery) {
+				return true
+			}
+		}
+	}
+}
+
+// Refresh makes a new snapshot, and a new plan of what HPAs ask. It is to be called when
+// Discovery has found other metrics, and does not wait.
+func (w *Watcher) Refresh() {
+	select {
+	case w.dirty <- struct{}{}:
+	default:
+	}
+}
+
 // rebuild makes a snapshot of what the informers hold, and pins what HPAs name.
 func (w *Watcher) rebuild(ctx context.Context) {
+	if d := w.renewed.Swap(nil); d != nil {
+		w.defaults, w.known = *d, nil
+	}
 	objects := stored[*record](w.objects)
 	metrics := make([]*Metric, 0, len(objects))
 	known := make(map[types.UID]definition, len(objects))
@@ -118,11 +216,38 @@ func (w *Watcher) rebuild(ctx context.Context) {
 	}
 	w.known = known
 
-	before, now := w.catalog.load(), newSnapshot(metrics, w.users())
-	w.pinner.Pin(now.inDemand())
-	w.catalog.current.Store(now)
+	hpas := stored[*autoscalingv2.HorizontalPodAutoscaler](w.hpas)
+	view := w.catalog.load()
+	before, now := view.objects, newSnapshot(metrics, usersOf(hpas))
+	w.pinner.Pin(append(now.inDemand(), w.plan(ctx, now, view.rules, hpas)...))
+	w.catalog.setObjects(now)
 	w.onChange(now.changedSince(before))
+	w.tell(ctx, now, view.rules)
 	klog.FromContext(ctx).V(2).Info("Metrics known", "externalMetrics", len(metrics), "usedByHPAs", len(now.users))
+}
+
+// tell logs the rules' metrics that an ExternalMetric takes the place of in its
+// namespace, each once.
+func (w *Watcher) tell(ctx context.Context, s *snapshot, r *ruleSnapshot) {
+	shadowed := map[types.NamespacedName]string{}
+	for name := range s.external {
+		m := r.external[name.Name]
+		if m == nil {
+			continue
+		}
+		shadowed[name] = m.Rule.ID
+		if w.shadowed[name] != m.Rule.ID {
+			klog.FromContext(ctx).Info("An ExternalMetric wins over a rule's metric of the same name in its namespace",
+				"externalMetric", name, "rule", m.Rule.ID)
+		}
+	}
+	w.shadowed = shadowed
+}
+
+// SetDefaults replaces the defaults, also for objects that are known already.
+func (w *Watcher) SetDefaults(d Defaults) {
+	w.renewed.Store(&d)
+	w.Refresh()
 }
 
 // OnChange sets what to call after every snapshot, with the metrics whose
@@ -162,32 +287,6 @@ func nameOf(object metav1.Object) types.NamespacedName {
 	return types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()}
 }
 
-// users are the names of the HPAs that name each external metric, sorted.
-func (w *Watcher) users() map[types.NamespacedName][]string {
-	users := make(map[types.NamespacedName][]string)
-	for _, hpa := range stored[*autoscalingv2.HorizontalPodAutoscaler](w.hpas) {
-		for _, metric := range externalNames(hpa) {
-			key := types.NamespacedName{Namespace: hpa.Namespace, Name: metric}
-			users[key] = append(users[key], hpa.Name)
-		}
-	}
-	for key, names := range users {
-		slices.Sort(names)
-		users[key] = slices.Compact(names)
-	}
-	return users
-}
-
-func externalNames(hpa *autoscalingv2.HorizontalPodAutoscaler) []string {
-	var names []string
-	for _, m := range hpa.Spec.Metrics {
-		if m.External != nil {
-			names = append(names, m.External.Metric.Name)
-		}
-	}
-	return names
-}
-
 // objectNames are the names of all ExternalMetrics.
 func (w *Watcher) objectNames() []types.NamespacedName {
 	objects := stored[*record](w.objects)
@@ -196,16 +295,6 @@ func (w *Watcher) objectNames() []types.NamespacedName {
 		names[i] = nameOf(o)
 	}
 	return names
-}
-
-// noteTrouble keeps why objects cannot be read (the CRD is not there, a right is
-// missing) for the readiness check. The informer goes on trying.
-func (w *Watcher) noteTrouble(kind string) cache.WatchErrorHandlerWithContext {
-	return func(ctx context.Context, r *cache.Reflector, err error) {
-		cache.DefaultWatchErrorHandler(ctx, r, err)
-		trouble := fmt.Errorf("%s: %w", kind, err)
-		w.catalog.trouble.Store(&trouble)
-	}
 }
 
 // stored are the objects that an informer of T has seen.
@@ -224,24 +313,17 @@ func stored[T any](informer cache.SharedIndexInformer) []T {
 // updates after which the object is the same to the catalog.
 func rebuildOn[T any](w *Watcher, informer cache.SharedIndexInformer, same func(before, after T) bool) error {
 	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { w.markDirty() },
+		AddFunc: func(any) { w.Refresh() },
 		UpdateFunc: func(before, after any) {
 			b, ok := before.(T)
 			a, ok2 := after.(T)
 			if !ok || !ok2 || !same(b, a) {
-				w.markDirty()
+				w.Refresh()
 			}
 		},
-		DeleteFunc: func(any) { w.markDirty() },
+		DeleteFunc: func(any) { w.Refresh() },
 	})
 	return err
-}
-
-func (w *Watcher) markDirty() {
-	select {
-	case w.dirty <- struct{}{}:
-	default:
-	}
 }
 
 // sameDefinition leaves out the updates that this adapter's own status writes cause.
@@ -250,8 +332,12 @@ func sameDefinition(before, after *record) bool {
 		before.Annotations[metricsaws.AnnotationNoData] == after.Annotations[metricsaws.AnnotationNoData]
 }
 
-// sameDemand leaves out the status that the HPA controller writes at every sync.
-func sameDemand(before, after *autoscalingv2.HorizontalPodAutoscaler) bool {
+// sameDemand leaves out the status that the HPA controller writes at every sync. A
+// change of the replicas alone waits for its turn.
+func (w *Watcher) sameDemand(before, after *autoscalingv2.HorizontalPodAutoscaler) bool {
+	if before.Status.CurrentReplicas != after.Status.CurrentReplicas {
+		w.resized.Store(true)
+	}
 	return reflect.DeepEqual(before.Spec.Metrics, after.Spec.Metrics)
 }
 
@@ -290,7 +376,7 @@ func trimHPA(o any) (any, error) {
 	if hpa, ok := o.(*autoscalingv2.HorizontalPodAutoscaler); ok {
 		hpa.ManagedFields, hpa.Labels, hpa.Annotations = nil, nil, nil
 		hpa.Spec.Behavior = nil
-		hpa.Status = autoscalingv2.HorizontalPodAutoscalerStatus{}
+		hpa.Status = autoscalingv2.HorizontalPodAutoscalerStatus{CurrentReplicas: hpa.Status.CurrentReplicas}
 	}
 	return o, nil
 }

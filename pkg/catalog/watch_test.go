@@ -2,9 +2,13 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -16,8 +20,11 @@ import (
 	"k8s.io/client-go/dynamic/fake"
 	kubefake "k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/textlogger"
 
 	metricsaws "github.com/tidegauge/tidegauge/pkg/apis/metricsaws/v1alpha1"
+	"github.com/tidegauge/tidegauge/pkg/rules"
 )
 
 type schemaResource = schema.GroupVersionResource
@@ -37,7 +44,7 @@ func TestWatcher(t *testing.T) {
 	custom := fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(),
 		map[schemaResource]string{metricsaws.Resource: "ExternalMetricList"}, externalMetric("good", int64(60)), externalMetric("odd", "60"))
 	c, state := &Catalog{}, &fakeState{}
-	w, err := NewWatcher(c, state, defaults, kube, custom)
+	w, err := NewWatcher(WatcherOptions{Catalog: c, Pinner: state, Defaults: defaults, Kube: kube, Custom: custom})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +117,7 @@ func TestNotReadyWithoutTheCRD(t *testing.T) {
 		return true, nil, apierrors.NewNotFound(metricsaws.Resource.GroupResource(), "")
 	})
 	c := &Catalog{}
-	w, err := NewWatcher(c, &fakeState{}, defaults, kubefake.NewClientset(), custom)
+	w, err := NewWatcher(WatcherOptions{Catalog: c, Pinner: &fakeState{}, Defaults: defaults, Kube: kubefake.NewClientset(), Custom: custom})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,4 +127,212 @@ func TestNotReadyWithoutTheCRD(t *testing.T) {
 	await(t, func() bool { return apierrors.IsNotFound(c.Ready()) })
 	stop()
 	running.Wait()
+}
+
+// access is a cluster whose objects can be read or not.
+type access struct {
+	t    *testing.T
+	mu   sync.Mutex
+	errs map[string]error
+	log  *strings.Builder
+
+	catalog *Catalog
+	watcher *Watcher
+	custom  *fake.FakeDynamicClient
+	kube    *kubefake.Clientset
+}
+
+func newAccess(t *testing.T) *access {
+	t.Helper()
+	a := &access{t: t, errs: map[string]error{}, log: &strings.Builder{}, catalog: &Catalog{}, kube: kubefake.NewClientset()}
+	a.custom = fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(),
+		map[schemaResource]string{metricsaws.Resource: "ExternalMetricList"}, externalMetric("good", int64(60)))
+	a.custom.PrependReactor("list", "*", a.react)
+	a.kube.PrependReactor("list", "*", a.react)
+	w, err := NewWatcher(WatcherOptions{Catalog: a.catalog, Pinner: &fakeState{}, Defaults: defaults, Kube: a.kube, Custom: a.custom})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.watcher = w
+	return a
+}
+
+func (a *access) react(action clienttesting.Action) (bool, runtime.Object, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	err := a.errs[action.GetResource().Resource]
+	return err != nil, nil, err
+}
+
+func (a *access) fails(resource string, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.errs[resource] = err
+}
+
+// run runs the watcher until the test is over.
+func (a *access) run() { a.start(a.watcher.Run) }
+
+// start runs what ends with the test, and keeps its log.
+func (a *access) start(run func(context.Context) error) {
+	ctx, stop := context.WithCancel(a.t.Context())
+	ctx = klog.NewContext(ctx, textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(locked{&a.mu, a.log}))))
+	var running sync.WaitGroup
+	running.Go(func() { _ = run(ctx) })
+	a.t.Cleanup(func() {
+		stop()
+		running.Wait()
+	})
+}
+
+// locked is a writer that several may use.
+type locked struct {
+	mu *sync.Mutex
+	*strings.Builder
+}
+
+// Write implements io.Writer.
+func (l locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Builder.Write(p)
+}
+
+// logged counts the lines of the log with that text.
+func (a *access) logged(text string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return strings.Count(a.log.String(), text)
+}
+
+func (a *access) pass(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+// withRules makes the catalog have a rule.
+func (a *access) withRules() { a.catalog.setRules(&ruleSnapshot{any: true}) }
+
+var (
+	objectsResource = metricsaws.Resource.Resource
+	goodName        = types.NamespacedName{Namespace: "shop", Name: "good"}
+)
+
+// A cluster that had prometheus-adapter has neither the CRD nor the rights.
+func TestGoesOnWithoutTheCRD(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAccess(t)
+		a.fails(objectsResource, apierrors.NewNotFound(metricsaws.Resource.GroupResource(), ""))
+		a.withRules()
+		a.run()
+		a.pass(time.Second)
+		if err := errors.Join(a.catalog.Ready(), a.catalog.ObjectsReady()); err != nil {
+			t.Error(err)
+		}
+		a.pass(time.Hour)
+		if n := a.logged("ExternalMetrics cannot be read"); n != 1 || a.logged("CustomResourceDefinition is installed") != 1 {
+			t.Errorf("told %d times", n)
+		}
+		if n := a.logged("\n"); n > 3 {
+			t.Errorf("%d lines of log in an hour", n)
+		}
+		a.fails(objectsResource, nil)
+		a.pass(2 * time.Minute)
+		if a.catalog.External(goodName) == nil {
+			t.Error("the object is not known, although the CRD is there")
+		}
+		if a.logged("Reading ExternalMetrics now") != 1 {
+			t.Error("the recovery is not told")
+		}
+	})
+}
+
+func TestGoesOnWithoutTheRights(t *testing.T) {
+	for _, resource := range []string{objectsResource, "horizontalpodautoscalers"} {
+		t.Run(resource, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := newAccess(t)
+				a.fails(resource, apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "", errors.New("no RBAC policy matched")))
+				a.withRules()
+				a.run()
+				a.pass(time.Hour)
+				if err := a.catalog.Ready(); err != nil {
+					t.Error(err)
+				}
+				err := a.catalog.ObjectsReady()
+				if (resource == objectsResource) != (err != nil) {
+					t.Errorf("the objects: %v", err)
+				}
+				if err != nil && (!apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `resources: ["externalmetrics"]`)) {
+					t.Errorf("no cause and cure: %v", err)
+				}
+				if n := a.logged(`resources: [\"` + resource + `\"]`); n != 1 || a.logged("\n") > 3 {
+					t.Errorf("the cure is told %d times, in %d lines", n, a.logged("\n"))
+				}
+				a.fails(resource, nil)
+				a.pass(2 * time.Minute)
+				if a.catalog.ObjectsReady() != nil || a.catalog.External(goodName) == nil {
+					t.Error("the right makes no difference")
+				}
+			})
+		})
+	}
+}
+
+// An API server that is away says nothing about what there is. No bubble: the library
+// keeps the time of its last error for the whole process.
+func TestNotReadyWhileTheAPIServerIsAway(t *testing.T) {
+	a := newAccess(t)
+	a.fails(objectsResource, apierrors.NewServiceUnavailable("starting"))
+	a.withRules()
+	a.run()
+	for _, ready := range []func() error{a.catalog.Ready, a.catalog.ObjectsReady} {
+		await(t, func() bool { return ready() != nil && strings.Contains(ready().Error(), "starting") })
+	}
+	a.fails(objectsResource, nil)
+	await(t, func() bool { return a.catalog.Ready() == nil && a.catalog.ObjectsReady() == nil })
+}
+
+// Without rules there is nothing to serve without ExternalMetrics; with the first rules
+// there is.
+func TestRulesMakeTheAdapterReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAccess(t)
+		a.fails(objectsResource, apierrors.NewForbidden(metricsaws.Resource.GroupResource(), "", errors.New("no RBAC policy matched")))
+		a.run()
+		a.pass(time.Minute)
+		if !apierrors.IsForbidden(a.catalog.Ready()) {
+			t.Errorf("got %v", a.catalog.Ready())
+		}
+		a.withRules()
+		a.pass(time.Second)
+		if err := a.catalog.Ready(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestObjectWinsOverARule(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAccess(t)
+		rule := &rules.Compiled{ID: "externalRules[0]"}
+		a.catalog.setRules(&ruleSnapshot{
+			any: true, external: map[string]*RuleMetric{"good": {rule, "good"}, "queue": {rule, "queue"}}, externalNames: []string{"good", "queue"},
+		})
+		a.run()
+		a.pass(time.Second)
+		for range 5 {
+			a.watcher.Refresh()
+			a.pass(time.Second)
+		}
+		if n := a.logged("An ExternalMetric wins"); n != 1 {
+			t.Errorf("told %d times", n)
+		}
+		if got := a.catalog.ExternalNames(); !slices.Equal(got, []string{"good", "queue"}) {
+			t.Errorf("names %q", got)
+		}
+		if allocs := testing.AllocsPerRun(10, func() { a.catalog.ExternalNames() }); allocs > 0 {
+			t.Errorf("%v allocations", allocs)
+		}
+	})
 }

@@ -1,20 +1,26 @@
-// Package config holds the adapter's configuration file: its shape, its defaults
-// and its strict loader.
+// Package config holds the adapter's configuration file: its shape, its defaults, its
+// strict loader, and the watch for its changes.
 package config
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
-	"regexp"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/tidegauge/tidegauge/pkg/rules"
 	"github.com/tidegauge/tidegauge/pkg/sources/cloudwatch"
+	"github.com/tidegauge/tidegauge/pkg/sources/prometheus"
 )
 
 // Defaults of a configuration that says nothing.
@@ -25,6 +31,9 @@ const (
 	// DefaultFetchTimeout is well under the 30 seconds after which clients of the
 	// Kubernetes API usually give up.
 	DefaultFetchTimeout = 10 * time.Second
+	// DefaultPrometheusURL is the address of the Prometheus server where none is
+	// configured, as in prometheus-adapter.
+	DefaultPrometheusURL = "https://localhost"
 )
 
 // maxFileBytes is the size of the largest ConfigMap that Kubernetes stores.
@@ -39,6 +48,15 @@ type Config struct {
 	FetchTimeout time.Duration `yaml:"fetchTimeout"`
 	// CloudWatch configures the CloudWatch source.
 	CloudWatch cloudwatch.Config `yaml:"cloudwatch"`
+	// Prometheus configures the Prometheus source. Once loaded it has at least one server.
+	Prometheus prometheus.Config `yaml:"prometheus"`
+	// File are the rules, at the top level as in the file of prometheus-adapter.
+	rules.File `yaml:",inline"`
+
+	// Compiled is what the rules compile to.
+	Compiled *rules.Set `yaml:"-"`
+
+	digest string
 }
 
 // Default is the configuration that holds where a file is silent.
@@ -50,53 +68,172 @@ func Default() *Config {
 	}
 }
 
+// Overlay changes a configuration before it is checked, as flags do that win over the
+// file. Its error may be FaultsError.
+type Overlay func(*Config) error
+
 // Load reads the file at path, strictly: an unknown or repeated field is an error,
-// as is a value out of its bounds. Errors name the file, and the line where there
-// is one. An empty path gives the defaults.
-func Load(path string) (*Config, error) {
+// as is a value out of its bounds or a rule that does not compile. The error names the
+// file, and wraps the FaultsError, which name line and field. An empty path is an empty file.
+func Load(path string, overlays ...Overlay) (*Config, error) {
 	if path == "" {
-		return Default(), nil
+		return Parse(nil, overlays...)
 	}
 	text, err := read(path)
 	if err != nil {
 		return nil, fmt.Errorf("configuration file: %w", err)
 	}
-	c, err := Parse(text)
+	c, err := Parse(text, overlays...)
 	if err != nil {
 		return nil, fmt.Errorf("configuration file %s: %w", path, err)
 	}
 	return c, nil
 }
 
-// Parse is Load for a text that is already at hand.
-func Parse(text []byte) (*Config, error) {
+// Parse is Load for a text that is already at hand. Its error is FaultsError.
+func Parse(text []byte, overlays ...Overlay) (*Config, error) {
+	document, err := parse(text)
+	if err != nil {
+		return nil, FaultsError{{Text: err.Error()}}
+	}
 	c := Default()
-	decoder := yaml.NewDecoder(bytes.NewReader(text))
-	decoder.KnownFields(true)
-	if err := decoder.Decode(c); err != nil && !errors.Is(err, io.EOF) {
-		return nil, oneLine(err)
+	c.digest = digestOf(text)
+	found := inspect(document, reflect.TypeFor[Config]())
+	faults := found.faults
+	if found.aliased > maxAliased {
+		return nil, faults.orNil()
 	}
-	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, errors.New("more than one YAML document")
+	if err := document.Decode(c); err != nil && len(faults) == 0 {
+		// The inspection knows all that the decoder minds, but for what the decoder
+		// alone can.
+		return nil, FaultsError{{Text: reason(err)}}
 	}
-	if err := c.Validate(); err != nil {
+	for _, overlay := range overlays {
+		faults = append(faults, faultsOf(overlay(c), "")...)
+	}
+	checked := c.check(found.line)
+	faults = append(faults, checked.unlessFrom(faults)...)
+	if err := faults.orNil(); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// Validate says which field is out of its bounds.
-func (c *Config) Validate() error {
-	switch {
-	case c.MaxAge < 2*time.Second || c.MaxAge > 24*time.Hour:
-		return fmt.Errorf("maxAge: %v is not between 2s and 24h", c.MaxAge)
-	case c.FetchTimeout < time.Second || c.FetchTimeout > time.Minute:
-		return fmt.Errorf("fetchTimeout: %v is not between 1s and 1m", c.FetchTimeout)
+// check compiles the rules, and gives what is wrong with the content of the fields.
+func (c *Config) check(line rules.Positions) FaultsError {
+	if len(c.Prometheus.Servers) == 0 {
+		c.Prometheus.Servers = map[string]prometheus.Server{
+			prometheus.DefaultServer: {URL: DefaultPrometheusURL},
+		}
 	}
-	if err := c.CloudWatch.Validate(); err != nil {
-		return fmt.Errorf("cloudwatch.%w", err)
+	faults := slices.Concat(c.bounds(),
+		faultsOf(c.CloudWatch.Validate(), "cloudwatch"),
+		faultsOf(c.Prometheus.Validate(), "prometheus"),
+		c.unknownServers())
+	for i := range faults {
+		faults[i].Line = line(faults[i].Path)
+	}
+	set, err := c.Compile(line)
+	c.Compiled = set
+	return append(faults, faultsOf(err, "")...)
+}
+
+func (c *Config) bounds() FaultsError {
+	var faults FaultsError
+	if err := CheckMaxAge(c.MaxAge); err != nil {
+		faults = append(faults, Fault{Path: "maxAge", Text: err.Error()})
+	}
+	if c.FetchTimeout < time.Second || c.FetchTimeout > time.Minute {
+		faults = append(faults, Fault{Path: "fetchTimeout", Text: fmt.Sprintf("%v is not between 1s and 1m", c.FetchTimeout)})
+	}
+	return faults
+}
+
+// CheckMaxAge says what is wrong with a MaxAge.
+func CheckMaxAge(d time.Duration) error {
+	if d < 2*time.Second || d > 24*time.Hour {
+		return fmt.Errorf("%v is not between 2s and 24h", d)
 	}
 	return nil
+}
+
+// unknownServers are the rules whose server is not configured.
+func (c *Config) unknownServers() FaultsError {
+	var faults FaultsError
+	check := func(rule, name string) {
+		server := name
+		if server == "" {
+			server = prometheus.DefaultServer
+		}
+		if _, ok := c.Prometheus.Servers[server]; ok {
+			return
+		}
+		text := fmt.Sprintf("there is no server %s; prometheus.servers has %s",
+			shown(server), strings.Join(slices.Sorted(maps.Keys(c.Prometheus.Servers)), ", "))
+		if name == "" {
+			text = "the rule names no server, and " + text
+		}
+		faults = append(faults, Fault{Path: rule + ".server", Text: text})
+	}
+	for i, r := range c.Rules {
+		check(fmt.Sprintf("rules[%d]", i), r.Server)
+	}
+	for i, r := range c.ExternalRules {
+		check(fmt.Sprintf("externalRules[%d]", i), r.Server)
+	}
+	if c.ResourceRules != nil {
+		check("resourceRules", c.ResourceRules.Server)
+	}
+	return faults
+}
+
+// Digest tells texts of the file apart. It is empty where there is no file.
+func (c *Config) Digest() string { return c.digest }
+
+// Summary says in a few words what is configured, for people.
+func (c *Config) Summary() string {
+	text := fmt.Sprintf("%d in rules, %d in externalRules, ", len(c.Rules), len(c.ExternalRules))
+	if c.ResourceRules != nil {
+		text += "resourceRules, "
+	}
+	text += "Prometheus servers " + strings.Join(slices.Sorted(maps.Keys(c.Prometheus.Servers)), ", ")
+	if c.digest != "" {
+		text += ", digest " + c.digest
+	}
+	return text
+}
+
+func digestOf(text []byte) string {
+	if text == nil {
+		return ""
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:6])
+}
+
+// parse gives the only document of a text; one without content if the text has none.
+func parse(text []byte) (*yaml.Node, error) {
+	document := &yaml.Node{Kind: yaml.DocumentNode}
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	if err := decoder.Decode(document); err != nil && !errors.Is(err, io.EOF) {
+		return nil, notYAML(err)
+	}
+	for {
+		var next yaml.Node
+		err := decoder.Decode(&next)
+		switch {
+		case errors.Is(err, io.EOF):
+			return document, nil
+		case err != nil:
+			return nil, notYAML(err)
+		case len(next.Content) > 0 && !isNull(next.Content[0]):
+			return nil, fmt.Errorf("more than one YAML document: another begins on line %d", next.Content[0].Line)
+		}
+	}
+}
+
+func notYAML(err error) error {
+	return fmt.Errorf("not YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
 }
 
 func read(path string) ([]byte, error) {
@@ -113,17 +250,4 @@ func read(path string) ([]byte, error) {
 		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFileBytes)
 	}
 	return text, nil
-}
-
-// goType is how the decoder ends its sentence about an unknown field.
-var goType = regexp.MustCompile(` not found in type \S+`)
-
-// oneLine joins the decoder's findings, which it lists one a line.
-func oneLine(err error) error {
-	var list *yaml.TypeError
-	if !errors.As(err, &list) {
-		return err
-	}
-	text := goType.ReplaceAllString(strings.Join(list.Errors, "; "), " is not known")
-	return errors.New(strings.ReplaceAll(text, " into time.Duration", " into a duration such as 30s"))
 }

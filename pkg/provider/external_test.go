@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/tidegauge/tidegauge/pkg/catalog"
 	"github.com/tidegauge/tidegauge/pkg/engine"
+	"github.com/tidegauge/tidegauge/pkg/rules"
 	"github.com/tidegauge/tidegauge/pkg/sources"
 )
 
@@ -36,12 +36,50 @@ func (c fakeCatalog) ExternalNames() []string {
 	return slices.Compact(names)
 }
 
-func (fakeCatalog) Ready() error { return nil }
+func (fakeCatalog) ExternalRule(string) *catalog.RuleMetric { return nil }
+func (fakeCatalog) ObjectsReady() error                     { return nil }
+func (fakeCatalog) RulesReady() error                       { return nil }
 
-// unreadCatalog has not been able to read the objects.
-type unreadCatalog struct{ fakeCatalog }
+// ruledCatalog also has metrics of rules.
+type ruledCatalog struct {
+	fakeCatalog
 
-func (unreadCatalog) Ready() error { return errors.New("ExternalMetrics: forbidden") }
+	rules                map[string]*catalog.RuleMetric
+	objectsErr, rulesErr error
+}
+
+func (c ruledCatalog) ExternalRule(metric string) *catalog.RuleMetric { return c.rules[metric] }
+func (c ruledCatalog) ObjectsReady() error                            { return c.objectsErr }
+func (c ruledCatalog) RulesReady() error                              { return c.rulesErr }
+
+// fakeQuery is named by its text.
+type fakeQuery string
+
+func (q fakeQuery) Key() string   { return "key of " + string(q) }
+func (fakeQuery) Backend() string { return "main" }
+func (q fakeQuery) String() string {
+	return string(q) + " at main"
+}
+
+// fakeExternalPlanner makes a query of everything that it is asked for.
+type fakeExternalPlanner struct{ err error }
+
+func (p fakeExternalPlanner) External(r *rules.Compiled, series, namespace string, selector labels.Selector) (engine.Request, error) {
+	query := fakeQuery(fmt.Sprintf("sum(%s{namespace=%q,%s})", series, namespace, selector))
+	return engine.Request{Source: r.Server, Query: query}, p.err
+}
+
+// askedEngine answers, and says what it was asked.
+type askedEngine struct {
+	fakeEngine
+
+	asked *string
+}
+
+func (e askedEngine) Read(ctx context.Context, request engine.Request) (engine.Answer, error) {
+	*e.asked = fmt.Sprint(request.Query)
+	return e.fakeEngine.Read(ctx, request)
+}
 
 type fakeEngine struct {
 	answer engine.Answer
@@ -68,7 +106,7 @@ func TestGetExternalMetric(t *testing.T) {
 		{Labels: map[string]string{"id": "visible"}, Value: 0.9, Time: at, Window: time.Minute},
 		{Labels: map[string]string{"id": "delayed"}, Value: -7.5, Time: at},
 	}}
-	p := NewExternal(fakeCatalog{depth: {Name: depth}}, fakeEngine{answer: two})
+	p := NewExternal(fakeCatalog{depth: {Name: depth}}, fakeEngine{answer: two}, nil)
 	for selector, want := range map[string]string{
 		"":             "depth map[id:visible] 900m 03:04:00 60 | depth map[id:delayed] -7500m 03:04:00 -",
 		"id=delayed":   "depth map[id:delayed] -7500m 03:04:00 -",
@@ -94,11 +132,11 @@ func TestGetExternalMetricFails(t *testing.T) {
 	}{
 		{
 			name: "unknown", metric: types.NamespacedName{Namespace: "shop", Name: "dpeth"},
-			want: `404 no external metric "dpeth" in namespace "shop": no ExternalMetric of that name is there`,
+			want: `404 no external metric "dpeth" in namespace "shop": no ExternalMetric of that name is there, and no rule of the configuration makes it`,
 		},
 		{
 			name: "of another namespace", metric: types.NamespacedName{Namespace: "bank", Name: "depth"},
-			want: `404 no external metric "depth" in namespace "bank": no ExternalMetric of that name is there`,
+			want: `404 no external metric "depth" in namespace "bank": no ExternalMetric of that name is there, and no rule of the configuration makes it`,
 		},
 		{name: "no data", read: fakeEngine{err: fmt.Errorf("queue jobs: %w", sources.ErrNoData)}, want: "404 external metric shop/depth: queue jobs: no data"},
 		{
@@ -127,7 +165,7 @@ func TestGetExternalMetricFails(t *testing.T) {
 			if tc.metric == (types.NamespacedName{}) {
 				tc.metric = depth
 			}
-			p := NewExternal(fakeCatalog{depth: {Name: depth, Err: tc.broken}}, tc.read)
+			p := NewExternal(fakeCatalog{depth: {Name: depth, Err: tc.broken}}, tc.read, nil)
 			if got := get(t.Context(), t, p, tc.metric, ""); !strings.HasPrefix(got, tc.want) {
 				t.Errorf("got  %s\nwant %s", got, tc.want)
 			}
@@ -140,7 +178,7 @@ func TestGetExternalMetricFails(t *testing.T) {
 func TestHPAGetsNoNumberThatItMisreads(t *testing.T) {
 	p := NewExternal(fakeCatalog{depth: {Name: depth}}, fakeEngine{answer: engine.Answer{
 		Samples: []sources.Sample{{Value: 9.1e18, Time: at}},
-	}})
+	}}, nil)
 	for name, want := range map[string]string{
 		"jane":             "9100P",
 		"kubernetes-admin": "9100P",
@@ -159,16 +197,139 @@ func TestHPAGetsNoNumberThatItMisreads(t *testing.T) {
 	}
 }
 
-func TestNotReadyIsNotUnknown(t *testing.T) {
-	want := "503 external metric shop/depth: the adapter is not ready: ExternalMetrics: forbidden"
-	if got := get(t.Context(), t, NewExternal(unreadCatalog{}, fakeEngine{}), depth, ""); got != want {
+var jobsRule = &rules.Compiled{ID: "externalRules[2]", Where: "line 40", Server: "main"}
+
+// withJobs has a metric of a rule, and one of an object.
+func withJobs() ruledCatalog {
+	return ruledCatalog{
+		fakeCatalog: fakeCatalog{depth: {Name: depth}},
+		rules: map[string]*catalog.RuleMetric{
+			"jobs":  {Rule: jobsRule, Series: "jobs_waiting"},
+			"depth": {Rule: jobsRule, Series: "depth_of_all"},
+		},
+	}
+}
+
+func TestGetExternalMetricOfRule(t *testing.T) {
+	jobs := types.NamespacedName{Namespace: "shop", Name: "jobs"}
+	noData := fmt.Errorf("jobs: %w", sources.ErrNoData)
+	for _, tc := range []struct {
+		name, selector string
+		read           fakeEngine
+		zero           bool
+		unexpressed    error
+		want           string
+	}{
+		{
+			name: "one item an element, with all its labels, whatever the selector", selector: "queue in (a,b)",
+			read: fakeEngine{answer: engine.Answer{Samples: []sources.Sample{
+				{Labels: map[string]string{"queue": "a", "job": "x"}, Value: 0.9, Time: at, Window: 90 * time.Second},
+				{Labels: map[string]string{"kind": "other"}, Value: 12, Time: at},
+			}}},
+			want: "jobs map[job:x queue:a] 900m 03:04:00 90 | jobs map[kind:other] 12 03:04:00 -",
+		},
+		{name: "a scalar", read: fakeEngine{answer: engine.Answer{Samples: sample(3)}}, want: "jobs map[] 3 03:04:00 -"},
+		{name: "an empty vector", read: fakeEngine{err: noData}, want: ""},
+		{name: "an empty vector that means zero", read: fakeEngine{answer: engine.Answer{Fetched: at}, err: noData}, zero: true, want: "jobs map[] 0 03:04:00 -"},
+		{
+			name: "one NaN fails the whole, for a part of the sum is a wrong sum",
+			read: fakeEngine{answer: engine.Answer{Samples: slices.Concat(sample(1), []sources.Sample{{Labels: map[string]string{"queue": "b"}, Value: math.NaN()}})}},
+			want: "500 external metric shop/jobs (externalRules[2], line 40, server main): series map[queue:b]: " +
+				`not a number that can be served: NaN, in the answer to sum(jobs_waiting{namespace="shop",}) at main`,
+		},
+		{
+			name: "infinity", read: fakeEngine{answer: engine.Answer{Samples: sample(math.Inf(1))}},
+			want: "500 external metric shop/jobs (externalRules[2], line 40, server main): series map[]: not a number that can be served: +Inf, in the answer to sum(",
+		},
+		{
+			name: "overflow", read: fakeEngine{answer: engine.Answer{Samples: sample(-1e19)}},
+			want: "500 external metric shop/jobs (externalRules[2], line 40, server main): series map[]: not a number that can be served: -1e+19, in the answer to sum(",
+		},
+		{
+			name: "below zero", read: fakeEngine{answer: engine.Answer{Samples: sample(-1.5)}},
+			want: "500 external metric shop/jobs (externalRules[2], line 40, server main): an HPA would misread the value -1500m: " +
+				"it takes what is negative for an overflow; clip it, as with IF(m > 0, m, 0) in CloudWatch or clamp_min(m, 0) in PromQL",
+		},
+		{
+			name: "backend away", read: fakeEngine{err: &engine.UnavailableError{Source: "prometheus", Since: at, Err: errors.New("503")}}, zero: true,
+			want: "503 external metric shop/jobs (externalRules[2], line 40, server main): source prometheus has failed since 2026-01-02T03:04:00Z (no earlier answer): 503",
+		},
+		{
+			name: "query refused", read: fakeEngine{err: &engine.UnavailableError{Source: "prometheus", Since: at, Err: fmt.Errorf("%w: 422", sources.ErrRejected)}},
+			want: "500 external metric shop/jobs (externalRules[2], line 40, server main): source prometheus has failed since ",
+		},
+		{
+			name: "first answer takes too long", read: fakeEngine{err: fmt.Errorf("first fetch is under way: %w", context.DeadlineExceeded)},
+			want: "504 external metric shop/jobs (externalRules[2], line 40, server main): first fetch is under way: ",
+		},
+		{
+			name: "selector cannot be expressed", selector: "queue>5", unexpressed: errors.New("PromQL cannot compare by gt"),
+			want: "400 external metric shop/jobs (externalRules[2], line 40, server main): the metric selector cannot be used: PromQL cannot compare by gt",
+		},
+		{
+			name: "rule makes no query", unexpressed: errors.New("no label names the namespace"),
+			want: "500 external metric shop/jobs (externalRules[2], line 40, server main): no label names the namespace",
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := withJobs()
+			rule := *jobsRule
+			rule.ZeroForNoData = tc.zero
+			c.rules["jobs"].Rule = &rule
+			p := NewExternal(c, tc.read, fakeExternalPlanner{tc.unexpressed})
+			got := get(t.Context(), t, p, jobs, tc.selector)
+			if !strings.HasPrefix(got, tc.want) || tc.want == "" && got != "" {
+				t.Errorf("got  %s\nwant %s", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestRuleIsAskedWithTheSelector(t *testing.T) {
+	var asked string
+	p := NewExternal(withJobs(), askedEngine{fakeEngine{answer: engine.Answer{Samples: sample(3)}}, &asked}, fakeExternalPlanner{})
+	get(t.Context(), t, p, types.NamespacedName{Namespace: "shop", Name: "jobs"}, "queue=a")
+	if want := `sum(jobs_waiting{namespace="shop",queue=a}) at main`; asked != want {
+		t.Errorf("asked %s, want %s", asked, want)
+	}
+}
+
+// TestObjectWinsOverRule has a metric of a rule, and in one namespace an object of its name.
+func TestObjectWinsOverRule(t *testing.T) {
+	p := NewExternal(withJobs(), fakeEngine{err: fmt.Errorf("nothing: %w", sources.ErrNoData)}, fakeExternalPlanner{})
+	if got, want := get(t.Context(), t, p, depth, ""), "404 external metric shop/depth: nothing: no data"; got != want {
+		t.Errorf("in the object's namespace got %s, want %s", got, want)
+	}
+	if got := get(t.Context(), t, p, types.NamespacedName{Namespace: "bank", Name: "depth"}, ""); got != "" {
+		t.Errorf("in another namespace got %s, want no items", got)
+	}
+}
+
+// TestRuleNeedsNoObjects has a cluster whose ExternalMetrics cannot be read.
+func TestRuleNeedsNoObjects(t *testing.T) {
+	c := withJobs()
+	c.fakeCatalog, c.objectsErr = nil, errors.New("ExternalMetrics: forbidden")
+	p := NewExternal(c, fakeEngine{answer: engine.Answer{Samples: sample(3)}}, fakeExternalPlanner{})
+	if got, want := get(t.Context(), t, p, types.NamespacedName{Namespace: "shop", Name: "jobs"}, ""), "jobs map[] 3 03:04:00 -"; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+func TestNotReadyIsNotUnknown(t *testing.T) {
+	const prefix = "503 external metric shop/depth: the adapter is not ready: "
+	for want, c := range map[string]ruledCatalog{
+		"ExternalMetrics: forbidden":           {objectsErr: errors.New("ExternalMetrics: forbidden")},
+		"externalRules[1]: connection refused": {rulesErr: errors.New("externalRules[1]: connection refused")},
+	} {
+		if got := get(t.Context(), t, NewExternal(c, fakeEngine{}, nil), depth, ""); got != prefix+want {
+			t.Errorf("got %s, want %s", got, prefix+want)
+		}
 	}
 }
 
 func TestListAllExternalMetrics(t *testing.T) {
 	other := types.NamespacedName{Namespace: "bank", Name: "depth"}
-	p := NewExternal(fakeCatalog{depth: {Name: depth}, other: {Name: other}}, fakeEngine{})
+	p := NewExternal(fakeCatalog{depth: {Name: depth}, other: {Name: other}}, fakeEngine{}, nil)
 	if got := fmt.Sprint(p.ListAllExternalMetrics()); got != "[{depth}]" {
 		t.Errorf("got %s, want each name once", got)
 	}
@@ -183,11 +344,10 @@ func get(ctx context.Context, t *testing.T, p *External, metric types.Namespaced
 	}
 	list, err := p.GetExternalMetric(ctx, metric.Namespace, s, provider.ExternalMetricInfo{Metric: metric.Name})
 	if err != nil {
-		var status apierrors.APIStatus
-		if !errors.As(err, &status) {
-			t.Fatalf("%v is no API error", err)
-		}
-		return fmt.Sprint(status.Status().Code, " ", status.Status().Message)
+		return failure(t, err)
+	}
+	if list.Items == nil {
+		t.Error("the items are null, and no empty list")
 	}
 	items := make([]string, len(list.Items))
 	for i, v := range list.Items {

@@ -14,6 +14,8 @@ import (
 
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/fakeaws"
+	"github.com/tidegauge/tidegauge/test/player"
+	"github.com/tidegauge/tidegauge/test/promproxy"
 )
 
 const (
@@ -22,6 +24,8 @@ const (
 	adapterVariable = "TIDEGAUGE_ADAPTER"
 	// publish is how often the stand-in makes metrics of queue depths.
 	publish = time.Second
+	// scrape is how often Prometheus scrapes.
+	scrape = time.Second
 	// maxClusters is how many clusters run at once beside the shared one.
 	maxClusters = 3
 )
@@ -32,6 +36,11 @@ type bed struct {
 
 	aws     *fakeaws.Server
 	adapter *env.Adapter
+
+	// These are nil unless startPrometheus was called.
+	player     *player.Player
+	prometheus *env.Prometheus
+	proxy      *promproxy.Server // between the adapter and prometheus
 }
 
 // startBed starts a bed without an adapter.
@@ -56,7 +65,49 @@ func (b *bed) stop() error {
 	}
 	err := b.Stop()
 	b.aws.Close()
+	if b.proxy != nil {
+		b.proxy.Close()
+	}
+	if b.player != nil {
+		b.player.Close()
+	}
 	return errors.Join(raced, err)
+}
+
+// startPrometheus starts a real Prometheus that scrapes the bed's pods, which the player
+// plays, and a proxy in front of it, by which tests see what it is asked and let it fail.
+func (b *bed) startPrometheus(ctx context.Context) error {
+	var err error
+	if b.player, err = player.Start(context.WithoutCancel(ctx), player.Options{}); err != nil {
+		return err
+	}
+	if b.proxy, err = promproxy.Start(context.WithoutCancel(ctx), promproxy.Options{}); err != nil {
+		return err
+	}
+	b.prometheus, err = b.StartPrometheus(ctx, env.PrometheusOptions{PlayerURL: b.player.URL(), ScrapeInterval: scrape})
+	if err != nil {
+		return err
+	}
+	return b.proxy.SetUpstream(b.prometheus.URL)
+}
+
+// withRules are the arguments of an adapter that asks the bed's Prometheus by the rules of
+// a file of testdata.
+func (b *bed) withRules(file string) []string {
+	return []string{
+		"--config=" + testdata(file),
+		"--prometheus-url=" + b.proxy.URL(),
+		"--metrics-relist-interval=2s",
+	}
+}
+
+// testdata is the absolute path of a file of testdata, as the adapter has a folder of its own.
+func testdata(file string) string {
+	path, err := filepath.Abs(filepath.Join("testdata", file))
+	if err != nil {
+		panic(err) // The working directory is gone.
+	}
+	return path
 }
 
 // startAdapter starts the bed's adapter, which has the stand-in's static key pair.
@@ -74,6 +125,8 @@ func (b *bed) startAdapterAs(ctx context.Context, credentials []string, args ...
 		Binary: b.adapterBinary(),
 		Args:   args,
 		Env:    append([]string{"AWS_ENDPOINT_URL=" + b.aws.URL(), "AWS_REGION=" + fakeaws.DefaultRegion}, credentials...),
+
+		ResourceMetrics: b.prometheus != nil,
 	})
 	return err
 }
@@ -101,7 +154,10 @@ func sharedBed(t *testing.T) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.startAdapter(ctx); err != nil {
+	if err := b.startPrometheus(ctx); err != nil {
+		t.Fatal(errors.Join(err, b.stop()))
+	}
+	if err := b.startAdapter(ctx, b.withRules("rules.yaml")...); err != nil {
 		t.Fatal(errors.Join(err, b.stop()))
 	}
 	shared = b

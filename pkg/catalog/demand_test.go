@@ -1,0 +1,212 @@
+package catalog
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/tidegauge/tidegauge/pkg/engine"
+	"github.com/tidegauge/tidegauge/pkg/plan"
+	"github.com/tidegauge/tidegauge/pkg/rules"
+	"github.com/tidegauge/tidegauge/pkg/sources/prometheus"
+)
+
+// fakePlanner keeps what it was told, in words.
+type fakePlanner struct {
+	updates int
+	demands []string
+	// external are those that were asked for since the last Update.
+	external []string
+}
+
+func (p *fakePlanner) Update(demands []plan.Demand) []engine.Request {
+	p.updates++
+	p.demands = nil
+	for _, d := range demands {
+		who := "usage"
+		if r, ok := d.Asker.(*rules.Compiled); ok {
+			who = r.ID
+		}
+		what := fmt.Sprint(d.Names)
+		if len(d.Names) == 0 {
+			what = strconv.Itoa(d.Replicas)
+		}
+		selector := ""
+		if d.Selector != nil {
+			selector = d.Selector.String()
+		}
+		p.demands = append(p.demands, strings.TrimSpace(fmt.Sprintf("%s %s %s/%s %s %s", who, d.Series, d.Namespace, d.Resource, what, selector)))
+	}
+	slices.Sort(p.demands)
+	return nil
+}
+
+func (p *fakePlanner) External(r *rules.Compiled, series, namespace string, selector labels.Selector) (engine.Request, error) {
+	p.external = append(p.external, fmt.Sprintf("%s %s %s %s", r.ID, series, namespace, selector))
+	return engine.Request{Source: "prometheus", Query: prometheus.NewQuery("default", series, 0)}, nil
+}
+
+// usageRules are those of a cluster that serves kubectl top.
+func usageRules() *rules.ResourceRules {
+	usage := func(series string) rules.ResourceRule {
+		return rules.ResourceRule{
+			ContainerQuery: "sum(" + series + "{<<.LabelMatchers>>}) by (<<.GroupBy>>)",
+			NodeQuery:      "sum(" + series + "{<<.LabelMatchers>>}) by (<<.GroupBy>>)",
+			Resources: rules.Resources{Overrides: map[string]rules.GroupResource{
+				"namespace": {Resource: "namespace"}, "pod": {Resource: "pod"}, "node": {Resource: "node"},
+			}},
+			ContainerLabel: "container",
+		}
+	}
+	return &rules.ResourceRules{CPU: usage("cpu"), Memory: usage("memory"), Window: "3m"}
+}
+
+func identifier(name string, selector *metav1.LabelSelector) autoscalingv2.MetricIdentifier {
+	return autoscalingv2.MetricIdentifier{Name: name, Selector: selector}
+}
+
+func podsMetric(name string, selector *metav1.LabelSelector) autoscalingv2.MetricSpec {
+	return autoscalingv2.MetricSpec{Pods: &autoscalingv2.PodsMetricSource{Metric: identifier(name, selector)}}
+}
+
+func objectMetric(version, kind, object, name string) autoscalingv2.MetricSpec {
+	return autoscalingv2.MetricSpec{Object: &autoscalingv2.ObjectMetricSource{
+		DescribedObject: autoscalingv2.CrossVersionObjectReference{APIVersion: version, Kind: kind, Name: object},
+		Metric:          identifier(name, nil),
+	}}
+}
+
+func externalOfHPA(name string, selector *metav1.LabelSelector) autoscalingv2.MetricSpec {
+	return autoscalingv2.MetricSpec{External: &autoscalingv2.ExternalMetricSource{Metric: identifier(name, selector)}}
+}
+
+// TestDemandOfHPAs follows the calls that the HPA controller makes for each type.
+func TestDemandOfHPAs(t *testing.T) {
+	resource := autoscalingv2.MetricSpec{Resource: &autoscalingv2.ResourceMetricSource{Name: "cpu"}}
+	container := autoscalingv2.MetricSpec{ContainerResource: &autoscalingv2.ContainerResourceMetricSource{Name: "memory"}}
+	chosen := &metav1.LabelSelector{MatchLabels: map[string]string{"verb": "GET"}}
+	bad := &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "verb", Operator: "Like"}}}
+	for _, tc := range []struct {
+		name               string
+		metrics            []autoscalingv2.MetricSpec
+		demands, externals string
+	}{
+		{name: "pods", metrics: []autoscalingv2.MetricSpec{podsMetric("requests", nil)}, demands: "rules[0] requests shop/pods 3"},
+		{
+			name: "pods of which some series", metrics: []autoscalingv2.MetricSpec{podsMetric("requests", chosen)},
+			demands: "rules[0] requests shop/pods 3 verb=GET",
+		},
+		{name: "of all series", metrics: []autoscalingv2.MetricSpec{podsMetric("requests", &metav1.LabelSelector{})}, demands: "rules[0] requests shop/pods 3"},
+		{name: "a metric that does not exist", metrics: []autoscalingv2.MetricSpec{podsMetric("unknown", nil)}},
+		{name: "a selector that is none", metrics: []autoscalingv2.MetricSpec{podsMetric("requests", bad), podsMetric("requests", nil)}, demands: "rules[0] requests shop/pods 3"},
+		{name: "a service", metrics: []autoscalingv2.MetricSpec{objectMetric("v1", "Service", "front", "hits")}, demands: "rules[0] hits shop/services [front]"},
+		{
+			name: "a namespace is the HPA's own", metrics: []autoscalingv2.MetricSpec{objectMetric("v1", "Namespace", "bank", "hits")},
+			demands: "rules[0] hits /namespaces [shop]",
+		},
+		{name: "a node is asked for in the namespace, where it has none", metrics: []autoscalingv2.MetricSpec{objectMetric("v1", "Node", "n1", "load")}},
+		{name: "a kind that is not known", metrics: []autoscalingv2.MetricSpec{objectMetric("example.com/v1", "Widget", "w", "hits")}},
+		{name: "a version that is none", metrics: []autoscalingv2.MetricSpec{objectMetric("a/b/c", "Service", "front", "hits")}},
+		{
+			name: "an external metric of a rule", metrics: []autoscalingv2.MetricSpec{externalOfHPA("queue", chosen), externalOfHPA("queue", nil)},
+			externals: "externalRules[0] queue shop verb=GET, externalRules[0] queue shop ",
+		},
+		{name: "an ExternalMetric of that name wins", metrics: []autoscalingv2.MetricSpec{externalOfHPA("good", nil)}},
+		{
+			name: "resources", metrics: []autoscalingv2.MetricSpec{resource, container, resource},
+			demands: "usage  shop/pods 3, usage  shop/pods 3",
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			inBubble(t, func(w *world) {
+				w.servers.lists(queryA, "requests namespace pod", "hits namespace service", "load node", "good namespace pod")
+				w.servers.lists(queryB, "queue", "good")
+				w.set(rules.File{
+					Rules: []rules.Rule{custom(queryA, "")}, ExternalRules: []rules.Rule{external(queryB, "")}, ResourceRules: usageRules(),
+				})
+				w.run()
+				hpa := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "worker"}}
+				hpa.Spec.Metrics, hpa.Status.CurrentReplicas = tc.metrics, 3
+				p := &fakePlanner{}
+				watcher := &Watcher{catalog: w.Catalog, planner: p, mapper: w.apis}
+				objects := newSnapshot([]*Metric{{Name: goodName, Err: errNotSynced}}, nil)
+				requests := watcher.plan(t.Context(), objects, w.load().rules, []*autoscalingv2.HorizontalPodAutoscaler{hpa})
+				w.want(strings.Join(p.demands, ", "), tc.demands)
+				w.want(strings.Join(p.external, ", "), tc.externals)
+				w.want(len(requests), len(p.external))
+			})
+		})
+	}
+}
+
+// The watcher's demand and a read must be of one subject, or what is pinned is not
+// what is read.
+func TestUsageIsOneSubject(t *testing.T) {
+	set := compile(t, rules.File{ResourceRules: usageRules()})
+	if plan.PodUsage(set.Resource, set.Resource.CPU, "shop").Asker != plan.PodUsage(set.Resource, set.Resource.CPU, "bank").Asker {
+		t.Error("two askers for one usage")
+	}
+}
+
+// Replicas change all the time: they lead to a new plan now and then.
+func TestReplicasLeadToAPlanNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &Watcher{dirty: make(chan struct{}, 1), planner: &fakePlanner{}}
+		hpa := func(replicas int32, metrics ...autoscalingv2.MetricSpec) *autoscalingv2.HorizontalPodAutoscaler {
+			h := &autoscalingv2.HorizontalPodAutoscaler{}
+			h.Status.CurrentReplicas, h.Spec.Metrics = replicas, metrics
+			return h
+		}
+		resize := time.NewTicker(resizeEvery)
+		defer resize.Stop()
+		wait := func() time.Duration {
+			t.Helper()
+			start := time.Now()
+			if !w.await(t.Context(), resize.C, start) {
+				t.Fatal("it is over")
+			}
+			return time.Since(start)
+		}
+		if got := wait(); got != replanEvery {
+			t.Errorf("without a change a plan after %v", got)
+		}
+		if !w.sameDemand(hpa(1), hpa(2)) {
+			t.Error("replicas alone are another demand")
+		}
+		if got := wait(); got > resizeEvery {
+			t.Errorf("other replicas lead to a plan after %v", got)
+		}
+		if w.sameDemand(hpa(1), hpa(1, podsMetric("requests", nil))) {
+			t.Error("another metric is no other demand")
+		}
+		w.Refresh()
+		if got := wait(); got != 0 {
+			t.Errorf("a change leads to a plan after %v", got)
+		}
+	})
+}
+
+func TestTrimmedHPAKeepsWhatIsAsked(t *testing.T) {
+	hpa := &autoscalingv2.HorizontalPodAutoscaler{}
+	hpa.Spec.Metrics = []autoscalingv2.MetricSpec{podsMetric("requests", nil)}
+	hpa.Status.CurrentReplicas, hpa.Status.Conditions = 3, []autoscalingv2.HorizontalPodAutoscalerCondition{{}}
+	hpa.Annotations = map[string]string{"a": "b"}
+	o, err := trimHPA(hpa)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trimmed := o.(*autoscalingv2.HorizontalPodAutoscaler)
+	if trimmed.Status.CurrentReplicas != 3 || trimmed.Status.Conditions != nil || trimmed.Annotations != nil || len(trimmed.Spec.Metrics) != 1 {
+		t.Errorf("%+v", trimmed)
+	}
+}
+
+var _ KindMapper = (*apis)(nil)

@@ -1,0 +1,411 @@
+package catalog
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/tidegauge/tidegauge/pkg/rules"
+)
+
+const (
+	defaultRelist = 10 * time.Minute
+	// listTimeout is how long one listing may take.
+	listTimeout = time.Minute
+	// listAtOnce is how many listings of one server may be under way. Servers do not
+	// wait for each other.
+	listAtOnce = 4
+	// firstRetry is when a query is listed again of which nothing is known; the time
+	// doubles up to Relist.
+	firstRetry = 2 * time.Second
+	// spread is the part of Relist over which the listings of a round are spread.
+	spread = 10
+	// startup is how long the catalog is not ready for first listings that neither
+	// succeed nor fail.
+	startup = 15 * time.Second
+)
+
+// SeriesLister lists the series of Prometheus servers.
+type SeriesLister interface {
+	// Series visits every series that the selector matches and that had samples between
+	// start and end. Name and label names are valid during the call only; the label
+	// names are sorted.
+	Series(ctx context.Context, server, selector string, start, end time.Time, visit func(name string, labelNames []string)) error
+}
+
+// RefreshingMapper is a mapper that can learn new resources.
+type RefreshingMapper interface {
+	rules.Mapper
+	Refresh(ctx context.Context) error
+}
+
+// DiscoveryOptions are what a Discovery needs.
+type DiscoveryOptions struct {
+	Lister SeriesLister
+	Mapper RefreshingMapper
+	// Relist is the time between two listings of a series query; 10m by default.
+	Relist time.Duration
+	// MaxAge is how long a metric stays known without a series, and how far back
+	// listings look; Relist by default.
+	MaxAge time.Duration
+}
+
+// Discovery keeps in the catalog which metrics the rules make. It lists each series
+// query of each server every Relist, and keeps what it knew of one that fails.
+type Discovery struct {
+	catalog   *Catalog
+	opts      DiscoveryOptions
+	onChange  func()
+	onTrouble func()
+	wake      chan struct{} // tells Run that there are other queries
+
+	mu      sync.Mutex
+	log     klog.Logger
+	set     *rules.Set
+	queries map[seriesQuery]*listed
+	// running are closed when the listings of a query are over that Run has started.
+	running map[seriesQuery]chan struct{}
+	// slots bound the listings of each server.
+	slots map[string]chan struct{}
+	// mapped says that the mapper has learned the API's resources, mapErr why it did
+	// not the last time.
+	mapped bool
+	mapErr error
+	// started says that every query was tried once, or that startup has passed.
+	started bool
+	// told are the overlaps of rules that were logged.
+	told map[string]bool
+}
+
+// seriesQuery is what a server is asked.
+type seriesQuery struct{ server, selector string }
+
+// listed is what is known of a series query.
+type listed struct {
+	seriesQuery
+
+	// rules are the IDs of those that ask it.
+	rules []string
+	// offset is its part of the spread of a round.
+	offset time.Duration
+	cancel context.CancelFunc
+
+	inventory *inventory
+	// made are what the rules make of the inventory; a rule is absent until that is made.
+	made map[*rules.Compiled]*made
+
+	succeeded, failed int
+	// failures are those in a row. err and since are zero without.
+	failures int
+	err      error
+	since    time.Time
+	success  time.Time
+}
+
+// NewDiscovery asks nobody before Run. It has no rules before SetRules.
+func NewDiscovery(c *Catalog, opts DiscoveryOptions) *Discovery {
+	opts.Relist = cmp.Or(opts.Relist, defaultRelist)
+	opts.MaxAge = cmp.Or(opts.MaxAge, opts.Relist)
+	return &Discovery{
+		catalog: c, opts: opts, onChange: func() {}, onTrouble: func() {}, wake: make(chan struct{}, 1),
+		log: klog.Background(), set: &rules.Set{}, queries: map[seriesQuery]*listed{},
+		running: map[seriesQuery]chan struct{}{}, slots: map[string]chan struct{}{}, told: map[string]bool{},
+	}
+}
+
+// OnChange sets what to call when the catalog's rule metrics changed. Call it before Run.
+func (d *Discovery) OnChange(f func()) { d.onChange = f }
+
+// OnTrouble sets what to call when Troubles has others than before. Call it before Run.
+func (d *Discovery) OnTrouble(f func()) { d.onTrouble = f }
+
+// SetRules replaces the rules. What is known of a series query stays known for rules
+// that ask the same; the others are listed at once.
+func (d *Discovery) SetRules(set *rules.Set) {
+	if set == nil {
+		set = &rules.Set{}
+	}
+	d.update(func() bool {
+		before := d.queries
+		d.set, d.queries = set, map[seriesQuery]*listed{}
+		trouble := false
+		for r := range allRules(set) {
+			q := seriesQuery{r.Server, r.SeriesQuery}
+			l := d.queries[q]
+			if l == nil {
+				if l = before[q]; l == nil {
+					l = d.newListed(q)
+				}
+				l.rules, l.made = nil, map[*rules.Compiled]*made{}
+				d.queries[q] = l
+			}
+			l.rules = append(l.rules, r.ID)
+		}
+		for q, l := range before {
+			trouble = trouble || l.err != nil
+			if d.queries[q] == nil && l.cancel != nil {
+				l.cancel()
+			}
+		}
+		return trouble
+	})
+	select {
+	case d.wake <- struct{}{}:
+	default: // It will look anyway.
+	}
+}
+
+func (d *Discovery) newListed(q seriesQuery) *listed {
+	return &listed{
+		seriesQuery: q,
+		offset:      rand.N(max(d.opts.Relist/spread, 1)), //nolint:gosec // Nobody gains by guessing it.
+		inventory:   &inventory{},
+	}
+}
+
+// update changes what is known, makes of it what the catalog serves, and tells those
+// who wait for changes. The change says whether there are other troubles than before.
+func (d *Discovery) update(change func() bool) {
+	d.mu.Lock()
+	trouble := change()
+	before, now := d.catalog.load().rules, d.snapshot()
+	if slices.Equal(now.customNames, before.customNames) {
+		now.customNames = before.customNames // Its readers may know it by its place.
+	}
+	d.catalog.setRules(now)
+	d.mu.Unlock()
+	if !now.same(before) {
+		d.onChange()
+	}
+	if trouble {
+		d.onTrouble()
+	}
+}
+
+// Run lists series until ctx is done.
+func (d *Discovery) Run(ctx context.Context) error {
+	d.mu.Lock()
+	d.log = klog.FromContext(ctx)
+	d.mu.Unlock()
+	var running sync.WaitGroup
+	defer running.Wait()
+	running.Go(func() { d.refreshMapper(ctx) })
+	running.Go(func() { d.awaitStartup(ctx) })
+	for {
+		d.mu.Lock()
+		for q, l := range d.queries {
+			if l.cancel == nil {
+				d.start(ctx, &running, q, l)
+			}
+		}
+		d.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.wake:
+		}
+	}
+}
+
+// start lists l until ctx is done or l is canceled, after the last listing of the same
+// query for rules that are gone.
+func (d *Discovery) start(ctx context.Context, running *sync.WaitGroup, q seriesQuery, l *listed) {
+	ctx, l.cancel = context.WithCancel(ctx)
+	before, done := d.running[q], make(chan struct{})
+	d.running[q] = done
+	running.Go(func() {
+		defer close(done)
+		if before != nil {
+			<-before
+		}
+		d.follow(ctx, l)
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.running[q] == done {
+			delete(d.running, q)
+		}
+	})
+}
+
+// follow lists one query, now and every Relist.
+func (d *Discovery) follow(ctx context.Context, l *listed) {
+	for ctx.Err() == nil {
+		d.list(ctx, l)
+		select {
+		case <-ctx.Done():
+		case <-time.After(d.pause(l, time.Now())):
+		}
+	}
+}
+
+// pause is the time until the next listing of l: to its place in the next round, or
+// less while nothing is known.
+func (d *Discovery) pause(l *listed, now time.Time) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !l.success.IsZero() || l.failures == 0 {
+		return untilRound(now.Add(-l.offset), d.opts.Relist)
+	}
+	wait := firstRetry
+	for i := 1; i < l.failures && wait < d.opts.Relist; i++ {
+		wait *= 2
+	}
+	wait = min(wait, d.opts.Relist)
+	return wait - rand.N(max(wait/4, 1)) //nolint:gosec // Nobody gains by guessing it.
+}
+
+// untilRound is the time from t to the next multiple of every.
+func untilRound(t time.Time, every time.Duration) time.Duration {
+	return every - time.Duration(t.UnixNano())%every
+}
+
+// list lists one query and takes in what it finds.
+func (d *Discovery) list(ctx context.Context, l *listed) {
+	slot := d.slot(l.server)
+	select {
+	case <-ctx.Done():
+		return
+	case slot <- struct{}{}:
+	}
+	now, found := time.Now(), newListing(l.inventory)
+	err := d.ask(ctx, l.seriesQuery, found, now)
+	<-slot
+	if ctx.Err() == nil {
+		d.update(func() bool { return d.settle(l, found, err, now) })
+	}
+}
+
+func (d *Discovery) slot(server string) chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	slot, ok := d.slots[server]
+	if !ok {
+		slot = make(chan struct{}, listAtOnce)
+		d.slots[server] = slot
+	}
+	return slot
+}
+
+// ask lists one query.
+func (d *Discovery) ask(ctx context.Context, q seriesQuery, found *listing, now time.Time) error {
+	limited, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	timed, cancel := context.WithTimeout(limited, listTimeout)
+	defer cancel()
+	err := d.opts.Lister.Series(timed, q.server, q.selector, now.Add(-d.opts.MaxAge), now, func(name string, labelNames []string) {
+		found.visit(name, labelNames)
+		if found.err != nil {
+			stop(errTooMuch)
+		}
+	})
+	switch {
+	case found.err != nil:
+		return found.err
+	case err != nil && limited.Err() == nil && timed.Err() != nil:
+		return fmt.Errorf("no answer within %v: %w", listTimeout, err)
+	}
+	return err
+}
+
+// settle takes in the end of a listing that began now, and says whether there is
+// another trouble.
+func (d *Discovery) settle(l *listed, found *listing, err error, now time.Time) bool {
+	log := d.log.WithValues("rules", l.rules, "server", l.server, "seriesQuery", l.selector)
+	before := l.err
+	if err != nil {
+		l.failed++
+		l.failures++
+		l.err = err
+		switch {
+		case before == nil:
+			l.since = now
+			log.Error(err, "Listing series began to fail; the metrics that are known stay")
+		case before.Error() != err.Error():
+			log.Error(err, "Listing series fails for another reason")
+		}
+		return before == nil || before.Error() != err.Error()
+	}
+	if before != nil {
+		log.Info("Listing series succeeds again", "failedFor", time.Since(l.since))
+	}
+	l.succeeded++
+	l.failures, l.err, l.since, l.success = 0, nil, time.Time{}, now
+	known := found.finish(now, d.opts.MaxAge)
+	if !known.same(l.inventory) {
+		clear(l.made)
+	}
+	l.inventory = known
+	return before != nil
+}
+
+// refreshMapper learns the API's resources, now and before every round.
+func (d *Discovery) refreshMapper(ctx context.Context) {
+	for ctx.Err() == nil {
+		d.learn(ctx)
+		wait := untilRound(time.Now(), d.opts.Relist)
+		d.mu.Lock()
+		if !d.mapped {
+			wait = min(wait, firstRetry)
+		}
+		d.mu.Unlock()
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// learn refreshes the mapper, and makes anew what depends on it.
+func (d *Discovery) learn(ctx context.Context) {
+	limited, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	err := d.opts.Mapper.Refresh(limited)
+	if ctx.Err() != nil {
+		return
+	}
+	first := false
+	d.update(func() bool {
+		before := d.mapErr
+		d.mapErr = err
+		if err != nil {
+			if before == nil || before.Error() != err.Error() {
+				d.log.Error(err, "The resources of the Kubernetes API are not read; those that are known stay")
+			}
+			return false
+		}
+		first = !d.mapped
+		d.mapped = true
+		for _, l := range d.queries {
+			clear(l.made)
+		}
+		return false
+	})
+	if first {
+		// What a rule makes of a literal name depends on the resources, and shows in no list.
+		d.onChange()
+	}
+}
+
+// awaitStartup lets the catalog be ready however the first listings go.
+func (d *Discovery) awaitStartup(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(startup):
+		d.update(func() bool {
+			d.started = true
+			return false
+		})
+	}
+}
+
+var (
+	errNotListed = errors.New("the series of the rules are not listed yet")
+	errNotMapped = errors.New("the resources of the Kubernetes API are not known yet")
+)
