@@ -110,7 +110,8 @@ func (a at) rules(list []Rule, rule func(at, Rule) *Compiled) []*Compiled {
 func (a at) customRule(r Rule) *Compiled {
 	c, labels := a.rule(r)
 	if r.Resources.Template == "" && len(r.Resources.Overrides) == 0 {
-		a.field("resources").fault("is required, or the metric describes no object (set template, or overrides)")
+		a.warn("makes no metric: it names no label of an object (set resources.template, or resources.overrides)")
+		return c
 	}
 	if c.query != nil {
 		a.field("metricsQuery").try(c.query, cmp.Or(c.Literal, sampleSeries), labels.samples())

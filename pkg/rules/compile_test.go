@@ -39,7 +39,6 @@ func TestCompileRefuses(t *testing.T) {
 		{"seriesQuery of everything", with(`seriesQuery: '{__name__!="^container_.*"}'`, aTemplate, aQuery), []string{"rules[0].seriesQuery: selects all series", "(add one"}},
 		{"seriesQuery of an empty regex", with(`seriesQuery: '{pod=~".*"}'`, aTemplate, aQuery), []string{"rules[0].seriesQuery: selects all series"}},
 		{"long seriesQuery", with(`seriesQuery: `+long, aTemplate, aQuery), []string{"rules[0].seriesQuery: has 16385 bytes, of which at most 16384 are allowed"}},
-		{"no resources", with(aSeries, aQuery), []string{"rules[0].resources: is required", "(set template, or overrides)"}},
 		{"two filters in one", minimal(`seriesFilters: [{is: a, isNot: b}]`), []string{"rules[0].seriesFilters[0]: needs one of is and isNot"}},
 		{"an empty filter", minimal(`seriesFilters: [{is: a}, {}]`), []string{"rules[0].seriesFilters[1]: needs one of is and isNot"}},
 		{"a broken filter", minimal(`seriesFilters: [{isNot: 'a('}]`), []string{"rules[0].seriesFilters[0].isNot: is no regular expression: missing closing ): `a(`"}},
@@ -122,7 +121,6 @@ func TestCompileTellsAllFaults(t *testing.T) {
 		"line 14: rules[1].noData: ",
 		"line 12: rules[1].seriesFilters[0].is: ",
 		"line 10: rules[1].metricsQuery: is required",
-		"line 10: rules[1].resources: is required",
 		"line 20: externalRules[0].metricsQuery: gives no valid PromQL",
 	}
 	if len(got) != len(want) {
@@ -195,6 +193,7 @@ func TestCompileAccepts(t *testing.T) {
 
 func TestCompileWarns(t *testing.T) {
 	for _, test := range []struct{ name, text, want string }{
+		{"no resources", with(aSeries, aQuery), "rules[0]: makes no metric: it names no label of an object (set resources.template, or"},
 		{
 			"external without a label of namespaces", anExternal + `metricsQuery: sum(<<.Series>>{<<.LabelMatchers>>}) by (name)`,
 			"externalRules[0]: cannot be read, since no label names the namespace of the reader",
