@@ -138,7 +138,11 @@ func testRights(t *testing.T, c *Cluster) {
 		{adapter, "create", "authorization.k8s.io", "subjectaccessreviews", "", "", "", true},
 		{adapter, "get", "", "configmaps", "", "kube-system", "extension-apiserver-authentication", true},
 		{adapter, "get", "", "secrets", "", Namespace, "x", false},
-		{adapter, "list", "", "pods", "", "default", "", false},
+		{adapter, "list", "", "pods", "", "default", "", true},
+		{adapter, "get", "", "pods", "log", "default", "", false},
+		{adapter, "patch", "", "pods", "status", Namespace, PodName, true},
+		{adapter, "patch", "", "pods", "status", "default", "x", false},
+		{hpa, "list", "custom.metrics.k8s.io", "pods", "anything", "default", "*", true},
 		{hpa, "list", "external.metrics.k8s.io", "anything", "", "default", "", true},
 	} {
 		review, err := c.Client().AuthorizationV1().SubjectAccessReviews().Create(t.Context(), &authorizationv1.SubjectAccessReview{
