@@ -130,7 +130,10 @@ func TestUsageWithGaps(t *testing.T) {
 		t.Errorf("got %+v, %v", q, err)
 	}
 	for _, err := range []error{
-		func() error { _, err := set.Resource.CPU.ForNodes().Question(cluster, Ask{Names: []string{"n"}}); return err }(),
+		func() error {
+			_, err := set.Resource.CPU.ForNodes().Question(cluster, Ask{Names: []string{"n"}})
+			return err
+		}(),
 		set.Resource.CPU.ForNodes().Shareable(cluster, Ask{Scope: Namespace}),
 	} {
 		if err == nil || err.Error() != "resourceRules.cpu has no nodeQuery" {
