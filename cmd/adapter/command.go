@@ -2,11 +2,13 @@ package main
 
 import (
 	"fmt"
+	"net/http"
 	"runtime"
 	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	cliflag "k8s.io/component-base/cli/flag"
 	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
@@ -29,11 +31,13 @@ func newCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "adapter",
 		Short: "The metrics adapter for Kubernetes autoscaling",
-		Long: `Serves external.metrics.k8s.io as an aggregated API server. The metrics are the
-ExternalMetric objects of the cluster; their values come from Amazon CloudWatch.
+		Long: `Serves custom.metrics.k8s.io, external.metrics.k8s.io and metrics.k8s.io as an
+aggregated API server.
 
-AWS credentials, region and endpoint come from the SDK's default chain (IRSA, EKS
-Pod Identity, instance metadata, AWS_* variables).`,
+Rules in the configuration file, which are prometheus-adapter's, make metrics of the
+series of Prometheus. ExternalMetric objects make them of Amazon CloudWatch; AWS
+credentials, region and endpoint come from the SDK's default chain (IRSA, EKS Pod
+Identity, instance metadata, AWS_* variables).`,
 		Version:       buildVersion(),
 		Args:          cobra.NoArgs,
 		RunE:          run,
@@ -42,6 +46,8 @@ Pod Identity, instance metadata, AWS_* variables).`,
 	}
 	o.addFlags(root.Flags())
 	root.Flags().SetNormalizeFunc(cliflag.WordSepNormalizeFunc)
+	verbs := []cobra.Completion{http.MethodGet, http.MethodPost}
+	utilruntime.Must(root.RegisterFlagCompletionFunc(flagVerb, cobra.FixedCompletions(verbs, cobra.ShellCompDirectiveNoFileComp)))
 
 	serve := &cobra.Command{Use: "serve", Short: "Serve the metrics APIs (what adapter does without a command)", Args: cobra.NoArgs, RunE: run}
 	serve.Flags().AddFlagSet(root.Flags())

@@ -11,8 +11,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/util/waitgroup"
+	"k8s.io/apiserver/pkg/features"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/healthz"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
@@ -187,6 +189,11 @@ func (a *adapter) run(ctx context.Context, server *genericapiserver.GenericAPISe
 
 // newServer makes the API server, which is ready once the catalog is.
 func newServer(o *options, a *adapter) (*genericapiserver.GenericAPIServer, error) {
+	// API servers look at the list of metrics again and again, several times at once. To
+	// compress each answer takes more memory than everything else that the list takes.
+	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(map[string]bool{string(features.APIResponseCompression): false}); err != nil {
+		return nil, err
+	}
 	o.base.OpenAPIConfig, o.base.OpenAPIV3Config = provider.OpenAPI(o.base.Name)
 	o.base.WithExternalMetrics(provider.NewExternal(a.metrics, a.engine, a.planner))
 	o.base.WithCustomMetrics(provider.NewCustom(a.metrics, a.planner, a.objects, a.mapper))

@@ -77,6 +77,11 @@ func (b *bed) stop() error {
 // startPrometheus starts a real Prometheus that scrapes the bed's pods, which the player
 // plays, and a proxy in front of it, by which tests see what it is asked and let it fail.
 func (b *bed) startPrometheus(ctx context.Context) error {
+	return b.startPrometheusEvery(ctx, scrape)
+}
+
+// startPrometheusEvery is startPrometheus with another interval of the scrapes.
+func (b *bed) startPrometheusEvery(ctx context.Context, interval time.Duration) error {
 	var err error
 	if b.player, err = player.Start(context.WithoutCancel(ctx), player.Options{}); err != nil {
 		return err
@@ -84,7 +89,7 @@ func (b *bed) startPrometheus(ctx context.Context) error {
 	if b.proxy, err = promproxy.Start(context.WithoutCancel(ctx), promproxy.Options{}); err != nil {
 		return err
 	}
-	b.prometheus, err = b.StartPrometheus(ctx, env.PrometheusOptions{PlayerURL: b.player.URL(), ScrapeInterval: scrape})
+	b.prometheus, err = b.StartPrometheus(ctx, env.PrometheusOptions{PlayerURL: b.player.URL(), ScrapeInterval: interval})
 	if err != nil {
 		return err
 	}
