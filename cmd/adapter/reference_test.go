@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 	"sigs.k8s.io/yaml"
 
+	"github.com/tidegauge/tidegauge/pkg/catalog"
 	"github.com/tidegauge/tidegauge/pkg/config"
 	"github.com/tidegauge/tidegauge/pkg/engine"
 	"github.com/tidegauge/tidegauge/pkg/sources/builtin"
@@ -70,6 +71,7 @@ func metricsPage(t *testing.T) string {
 	}
 	collectors := []prometheus.Collector{
 		backends, engine.New(engine.Options{}), config.NewReloader(config.ReloaderOptions{Current: c}),
+		catalog.NewDiscovery(&catalog.Catalog{}, catalog.DiscoveryOptions{}),
 	}
 	var rows []string
 	for _, c := range collectors {
