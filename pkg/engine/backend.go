@@ -11,11 +11,16 @@ const (
 	// maxInFlight is how many Fetches of a backend may be under way. Queries that fall
 	// due beyond it gather, and share the next one.
 	maxInFlight = 16
+	// maxUnpinnedInFlight is beyond how many a backend has no more for queries that are
+	// merely read. The rest is for those that HPAs name.
+	maxUnpinnedInFlight = 8
 	// manyInFlight is how many Fetches of a source are too many for a backend to have
-	// more than fewInFlight. Those it always may have, so that however many backends
-	// hang, they do not hold up one that does not.
-	manyInFlight = 128
-	fewInFlight  = 4
+	// more than fewInFlight of pinned queries, or one of others while it has
+	// fewUnpinnedInFlight. Those it always may have, so that however many backends hang,
+	// they do not hold up one that does not.
+	manyInFlight        = 128
+	fewInFlight         = 4
+	fewUnpinnedInFlight = 2
 	// firstPause is how long a backend rests that throttles for the first time.
 	firstPause = time.Second
 )
@@ -23,21 +28,32 @@ const (
 // backend is one of those that a source asks. It belongs to the feed's mutex, and
 // lives as long as it has entries.
 type backend struct {
-	name     string
-	entries  int
-	inFlight int
+	name    string
+	entries int
+	// inFlight are all Fetches under way, pinnedInFlight those of pinned queries.
+	inFlight, pinnedInFlight int
+	// forgotten says that another one took its name, see Engine.Forget. What its Fetches
+	// give does not count.
+	forgotten bool
 	// waiting are entries that are due and not in the queue, because the backend may
 	// have no more Fetches now. The end of each Fetch puts them back.
 	waiting  []*entry
 	throttle throttle
 }
 
-// mayFetch says whether b may have one Fetch more, of a source that has ofSource.
-func (b *backend) mayFetch(ofSource int) bool {
-	if ofSource >= manyInFlight {
-		return b.inFlight < fewInFlight
+// mayFetch says whether b may have one Fetch more, of pinned queries or of others, of a
+// source that has ofSource.
+func (b *backend) mayFetch(pinned bool, ofSource int) bool {
+	switch many := ofSource >= manyInFlight; {
+	case many && pinned:
+		return b.pinnedInFlight < fewInFlight
+	case many:
+		return b.inFlight < fewUnpinnedInFlight
+	case pinned:
+		return b.inFlight < maxInFlight
+	default:
+		return b.inFlight < maxUnpinnedInFlight
 	}
-	return b.inFlight < maxInFlight
 }
 
 // throttle is the pause of a backend that asks for fewer calls.

@@ -49,7 +49,11 @@ func TestBackendGoesWithItsLastQuery(t *testing.T) {
 		for name := range f.backends {
 			names = append(names, name)
 		}
+		held := f.room
 		f.mu.Unlock()
+		if held.entries != 0 || held.samples != 0 {
+			t.Errorf("%+v is counted of queries that nobody reads any more", held)
+		}
 		if !slices.Equal(names, []string{"kept"}) {
 			t.Errorf("the backends are %v, want the one that is in demand", names)
 		}

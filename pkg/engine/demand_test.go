@@ -22,14 +22,19 @@ func TestPinKeepsInDemand(t *testing.T) {
 		}
 
 		e.Pin([]engine.Request{request("r")})
-		b.sleepUntil(time.Hour + 6*time.Minute)
+		b.sleepUntil(time.Hour + 2*time.Minute)
 		calls := b.seen()
 		if at := calls[len(calls)-1]; at.keys != "r" {
 			t.Errorf("the last call was %v", at)
 		}
-		i := slices.IndexFunc(calls, func(c call) bool { return c.keys == "r" })
-		if calls[i].at < time.Hour+5*time.Minute || calls[i].at > time.Hour+5*time.Minute+15*time.Second {
-			t.Errorf("q was asked until %v", calls[i].at)
+		var last time.Duration
+		for _, c := range calls {
+			if c.keys == "q" {
+				last = c.at
+			}
+		}
+		if want := time.Hour + time.Minute; last != want {
+			t.Errorf("q was asked until %v, want %v", last, want)
 		}
 	})
 }
@@ -63,6 +68,62 @@ func TestDemandEnds(t *testing.T) {
 			t.Errorf("an answer was kept: %v", u)
 		}
 	})
+}
+
+func TestDemandLastsAFewIntervals(t *testing.T) {
+	for _, tc := range []struct {
+		name                      string
+		interval, demandFor, want time.Duration
+	}{
+		{"at least a minute", 15 * time.Second, 0, time.Minute},
+		{"three of them", time.Minute, 0, 3 * time.Minute},
+		{"no longer than 5 minutes", 10 * time.Minute, 0, 5 * time.Minute},
+		{"no longer than said", time.Minute, 40 * time.Second, 40 * time.Second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBackend()
+				e := start(t, b, engine.Options{DemandFor: tc.demandFor})
+				req := request("q")
+				req.Interval = tc.interval
+				wantValue(t, e, req, 1)
+				pass(tc.want - gather)
+				if st, ok := e.Peek(req); !ok || !st.InDemand {
+					t.Errorf("Peek %v after the read = %+v, %v", tc.want, st, ok)
+				}
+				pass(gather + 1)
+				if st, ok := e.Peek(req); !ok || st.InDemand {
+					t.Errorf("Peek more than %v after the read = %+v, %v", tc.want, st, ok)
+				}
+				pass(tc.want + tc.interval + gather)
+				if st, ok := e.Peek(req); ok {
+					t.Errorf("Peek as long again after the demand ended = %+v", st)
+				}
+			})
+		})
+	}
+}
+
+func TestReadsEvery15SecondsAreDemand(t *testing.T) {
+	for _, interval := range []time.Duration{time.Second, 15 * time.Second, time.Minute} {
+		t.Run(interval.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBackend()
+				e := start(t, b, engine.Options{})
+				req := request("q")
+				req.Interval = interval
+				wantValue(t, e, req, 1)
+				for range 60 * 4 {
+					pass(15 * time.Second)
+					began := time.Now()
+					wantValue(t, e, req, 1)
+					if waited := time.Since(began); waited != 0 {
+						t.Fatalf("a read waited %v", waited)
+					}
+				}
+			})
+		})
+	}
 }
 
 func TestPinRevives(t *testing.T) {

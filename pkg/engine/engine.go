@@ -5,6 +5,10 @@
 // refreshes the source's queries while they are in demand: named by an HPA (Pin) or
 // read lately (Read). Only the first read of a query that nobody announced waits
 // for a backend. A Fetch asks one backend, so that none waits for another.
+//
+// Anybody who may read metrics can think of new queries. So those that are merely read
+// have Fetches of their own and leave room for the pinned ones, are bounded in number
+// and size, and are forgotten soon.
 package engine
 
 import (
@@ -101,8 +105,17 @@ type Options struct {
 	Sources map[string]sources.Source
 	// FetchTimeout is how long one Fetch of a source may take; 10s by default.
 	FetchTimeout time.Duration
-	// DemandFor is how long after a read, to the second, a query stays in demand; 5m by default.
+	// DemandFor is how long after a read, to the second, a query stays in demand at
+	// most; 5m by default. If three of its intervals or a minute are less, then that: the
+	// longer of the two. As long again its last answer can be seen by Peek.
 	DemandFor time.Duration
+	// MaxUnpinned is how many queries of a source are held that are not pinned, in
+	// demand or not; 10,000 by default. Beyond it those are let go that were not read for
+	// the longest time; if all are being asked, reads of new ones fail with a *BusyError.
+	MaxUnpinned int
+	// MaxUnpinnedSamples is how many samples of such queries are held, in the same way;
+	// 1,000,000 by default.
+	MaxUnpinnedSamples int
 	// Backoff says when queries that failed are asked again.
 	Backoff Backoff
 	// OnChange is called when what is known of a query has changed: its first
@@ -150,6 +163,12 @@ func (o Options) withDefaults() Options {
 		if *d.value <= 0 {
 			*d.value = d.unset
 		}
+	}
+	if o.MaxUnpinned <= 0 {
+		o.MaxUnpinned = 10_000
+	}
+	if o.MaxUnpinnedSamples <= 0 {
+		o.MaxUnpinnedSamples = 1_000_000
 	}
 	if o.OnChange == nil {
 		o.OnChange = func(string, string) {}
@@ -209,7 +228,8 @@ func (e *Engine) Run(ctx context.Context) error {
 //
 // The error wraps sources.ErrNoData if the backend answered without a value (the
 // Answer then says when), is an *UnavailableError if the backend failed and there is
-// no answer younger than req.MaxAge, and wraps ctx's error if the wait was cut short.
+// no answer younger than req.MaxAge, and wraps ctx's error if the wait was cut short. It
+// is a *BusyError, at once, if the query is new and there is no room for it.
 func (e *Engine) Read(ctx context.Context, req Request) (Answer, error) {
 	f, ok := e.feeds[req.Source]
 	if !ok {
@@ -241,10 +261,24 @@ func (e *Engine) Pin(requests []Request) {
 	}
 }
 
-// Touch brings req's query into demand as a read does, and does not wait for it.
+// Touch brings req's query into demand as a read does, and does not wait for it. It does
+// nothing where a read would give a *BusyError.
 func (e *Engine) Touch(req Request) {
 	if f, ok := e.feeds[req.Source]; ok {
-		f.join(req, time.Now())
+		_, _ = f.join(req, time.Now())
+	}
+}
+
+// Forget drops what is known of the source's queries to those backends, as
+// sources.Query.Backend names them, or to all its backends if there are none: because
+// they are configured anew, and what was known by their names is no answer any more.
+// Pinned queries are asked at once, and reads wait for the first answer as for that of
+// a new query; readers who wait already go on to wait. Others are forgotten. What
+// Fetches give that are under way does not count, nor does an earlier request for fewer
+// calls. OnChange is not called before the new answer.
+func (e *Engine) Forget(source string, backends []string) {
+	if f, ok := e.feeds[source]; ok {
+		f.startOver(backends)
 	}
 }
 

@@ -517,7 +517,7 @@ func TestRunCanStopAndStartAgain(t *testing.T) {
 			return failure(ctx.Err())
 		})
 		e := engine.New(engine.Options{Sources: map[string]sources.Source{"b": b}})
-		e.Pin([]engine.Request{request("pinned")})
+		e.Pin([]engine.Request{request("pinned"), request("q")})
 		stop := run(t, e)
 		synctest.Wait()
 		if err := e.Run(t.Context()); err == nil {
@@ -558,7 +558,7 @@ func TestAnswersStayHonestUnderLoad(t *testing.T) {
 			}
 			return value(float64(q[1]))
 		})
-		e := start(t, b, engine.Options{DemandFor: time.Minute, OnChange: func(string, string) {}})
+		e := start(t, b, engine.Options{DemandFor: time.Minute, MaxUnpinned: 6, OnChange: func(string, string) {}})
 		var users sync.WaitGroup
 		for i := range 16 {
 			req := request(fmt.Sprintf("q%c", 'a'+i%8))
@@ -579,6 +579,12 @@ func TestAnswersStayHonestUnderLoad(t *testing.T) {
 			for i := 0; time.Since(b.start) < 30*time.Minute; i++ {
 				e.Pin([]engine.Request{request(fmt.Sprintf("q%c", 'a'+i%8))})
 				pass(17 * time.Second)
+			}
+		})
+		users.Go(func() {
+			for time.Since(b.start) < 30*time.Minute {
+				pass(23*time.Second + 10*time.Millisecond)
+				e.Forget("b", nil)
 			}
 		})
 		users.Wait()

@@ -20,9 +20,8 @@ var (
 // entry is one query. Readers use the atomic fields without a lock; the others
 // belong to the feed's mutex.
 type entry struct {
-	query   sources.Query
-	key     string
-	backend *backend
+	query sources.Query
+	key   string
 
 	state atomic.Pointer[state]
 	// lastRead is when the entry was last read, as nanoseconds of the feed's epoch.
@@ -31,6 +30,8 @@ type entry struct {
 	// nil if there were no readers.
 	asked atomic.Pointer[terms]
 
+	// backend is whom the query asks. It is another one after Engine.Forget.
+	backend *backend
 	// pinned are the terms of the pins; nil if there is none.
 	pinned *terms
 	// terms are those that count. They are reviewed once per Options.DemandFor.
@@ -142,6 +143,17 @@ func (e *entry) tooOld() time.Time {
 	}
 	return fetched.Add(e.terms.maxAge + gather + 1)
 }
+
+// forgotten is the state of entries that Engine.Forget dropped. Who still waits for one
+// is woken, finds that it is pending nevertheless, and asks for its query again.
+var forgotten = func() *state {
+	s := cold()
+	close(s.pending)
+	return s
+}()
+
+// cold is the state of a query that was never asked.
+func cold() *state { return &state{pending: make(chan struct{})} }
 
 // state is what the backend last said to a query. It is never changed.
 type state struct {

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,11 @@ const (
 	markEvery = time.Second
 	// minInterval keeps the queue from spinning over a request without an interval.
 	minInterval = time.Second
+	// A query stays in demand after a read for fewIntervals of its own, and at least for
+	// minDemand, in which an HPA reads it four times. So who asks for what nobody needs
+	// again costs a few calls.
+	fewIntervals = 3
+	minDemand    = time.Minute
 )
 
 // feed keeps the answers of one source and refreshes them.
@@ -44,6 +50,7 @@ type feed struct {
 	// backends are those that have entries, by name.
 	backends map[string]*backend
 	inFlight int
+	room     room
 }
 
 // pin is a query that is in demand because an HPA names it.
@@ -98,7 +105,7 @@ func (f *feed) mark(e *entry, req Request, now time.Time) {
 		e.lastRead.Store(at)
 	}
 	if asked := e.asked.Load(); asked == nil || !termsOf(req).within(*asked) {
-		f.join(req, now)
+		_, _ = f.join(req, now) // the reader has its answer, even if there is no room any more
 	}
 }
 
@@ -107,20 +114,30 @@ func (f *feed) sinceEpoch(now time.Time) int64 { return int64(now.Sub(f.epoch)) 
 
 // await reads a query that has to be fetched first.
 func (f *feed) await(ctx context.Context, req Request) (Answer, error) {
-	e := f.join(req, time.Now())
-	s := e.state.Load()
-	if s.pending != nil {
-		select {
-		case <-s.pending:
-			s = e.state.Load()
-		case <-ctx.Done():
-			f.metrics.abandoned.Inc()
-			return Answer{}, f.cutShort(e, context.Cause(ctx))
+	for {
+		e, err := f.join(req, time.Now())
+		if err != nil {
+			f.metrics.refused.Inc()
+			return Answer{}, err
 		}
+		s := e.state.Load()
+		if s.pending != nil {
+			select {
+			case <-s.pending:
+				s = e.state.Load()
+			case <-ctx.Done():
+				f.metrics.abandoned.Inc()
+				return Answer{}, f.cutShort(e, context.Cause(ctx))
+			}
+		}
+		if s.pending != nil {
+			// What was waited for is forgotten, and has to be asked anew.
+			continue
+		}
+		answer, err := s.read(f.name, req.MaxAge, time.Now())
+		f.metrics.waited(err)
+		return answer, err
 	}
-	answer, err := s.read(f.name, req.MaxAge, time.Now())
-	f.metrics.waited(err)
-	return answer, err
 }
 
 func (f *feed) cutShort(e *entry, cause error) error {
@@ -132,10 +149,15 @@ func (f *feed) cutShort(e *entry, cause error) error {
 	return fmt.Errorf("source %s: the first fetch is still under way: %w", f.name, cause)
 }
 
-// join brings req's query into demand with req's terms.
-func (f *feed) join(req Request, now time.Time) *entry {
+// join brings req's query into demand with req's terms. The error is a *BusyError.
+func (f *feed) join(req Request, now time.Time) (*entry, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.lookup(req.Query.Key()) == nil {
+		if err := f.makeRoom(); err != nil {
+			return nil, err
+		}
+	}
 	e, t := f.entry(req.Query), termsOf(req)
 	e.lastRead.Store(f.sinceEpoch(now))
 	e.shorten(t)
@@ -146,7 +168,7 @@ func (f *feed) join(req Request, now time.Time) *entry {
 		e.terms = e.terms.and(t)
 		f.hasten(e, now)
 	}
-	return e
+	return e, nil
 }
 
 // pin replaces what is pinned.
@@ -155,7 +177,7 @@ func (f *feed) pin(pins map[string]pin) {
 	defer f.mu.Unlock()
 	for key, e := range f.pins {
 		if _, ok := pins[key]; !ok {
-			e.pinned = nil
+			f.setPinned(e, nil)
 			delete(f.pins, key)
 		}
 	}
@@ -163,7 +185,7 @@ func (f *feed) pin(pins map[string]pin) {
 	for key, p := range pins {
 		e := f.entry(p.query)
 		same := e.pinned != nil && *e.pinned == p.terms
-		e.pinned = &p.terms
+		f.setPinned(e, &p.terms)
 		f.pins[key] = e
 		switch {
 		case e.idle:
@@ -175,6 +197,70 @@ func (f *feed) pin(pins map[string]pin) {
 			e.terms = p.terms
 			f.hasten(e, now)
 		}
+	}
+}
+
+// setPinned makes e one of the pinned queries, or of the others.
+func (f *feed) setPinned(e *entry, t *terms) {
+	was := e.pinned != nil
+	if was == (t != nil) {
+		e.pinned = t
+		return
+	}
+	f.hold(e, -1)
+	e.pinned = t
+	f.hold(e, 1)
+	f.room.none = false
+	if e.place < 0 {
+		// It may wait where it need not any more.
+		f.requeue(e.backend)
+	}
+}
+
+// startOver drops what is known of the queries to those backends; to all if there are
+// none.
+func (f *feed) startOver(backends []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for name, b := range f.backends {
+		if len(backends) == 0 || slices.Contains(backends, name) {
+			// Fetches that are under way, and a pause, are those of the old backend.
+			b.forgotten, b.waiting = true, nil
+			delete(f.backends, name)
+		}
+	}
+	now := time.Now()
+	for _, v := range f.entries.Range {
+		e, _ := v.(*entry)
+		if e.backend.forgotten {
+			f.renew(e, now)
+		}
+	}
+}
+
+// renew asks for e anew if it is pinned, and otherwise drops it.
+func (f *feed) renew(e *entry, now time.Time) {
+	if e.pinned == nil {
+		f.remove(e)
+		f.replace(e, forgotten)
+		return
+	}
+	e.backend = f.backend(e.backend.name)
+	e.backend.entries++
+	f.replace(e, cold())
+	e.succeed()
+	e.told = false
+	f.revive(e, e.terms, now)
+}
+
+// replace changes what is known of e, and wakes who waits for that.
+func (f *feed) replace(e *entry, is *state) {
+	was := e.state.Load()
+	f.hold(e, -1)
+	e.state.Store(is)
+	f.hold(e, 1)
+	if was.pending != nil {
+		close(was.pending)
 	}
 }
 
@@ -205,7 +291,8 @@ func (f *feed) entry(q sources.Query) *entry {
 	}
 	e := &entry{query: q, key: key, backend: f.backend(q.Backend()), idle: true, place: -1}
 	e.backend.entries++
-	e.state.Store(&state{pending: make(chan struct{})})
+	e.state.Store(cold())
+	f.hold(e, 1)
 	e.lastRead.Store(int64(-f.opts.DemandFor) - 1) // never
 	f.entries.Store(key, e)
 	return e
@@ -213,11 +300,21 @@ func (f *feed) entry(q sources.Query) *entry {
 
 // forget drops an entry that is not in the queue, and its backend with the last one.
 func (f *feed) forget(e *entry) {
+	f.hold(e, -1)
 	f.entries.Delete(e.key)
-	e.backend.entries--
-	if e.backend.entries == 0 {
-		delete(f.backends, e.backend.name)
+	b := e.backend
+	b.entries--
+	if b.entries == 0 && !b.forgotten {
+		delete(f.backends, b.name)
 	}
+}
+
+// remove drops an entry wherever it is.
+func (f *feed) remove(e *entry) {
+	if e.place >= 0 {
+		heap.Remove(&f.queue, e.place)
+	}
+	f.forget(e)
 }
 
 func (f *feed) backend(name string) *backend {
@@ -235,19 +332,26 @@ func (f *feed) revive(e *entry, t terms, now time.Time) {
 	f.enqueue(e, now.Add(gather))
 }
 
-// rest takes e out of demand. It is kept as long again, so that its last answer can
-// still be seen; but a reader who comes back waits for a new one.
+// rest takes e out of demand. It is kept as long again as it was in demand after its last
+// read, so that its last answer can still be seen; but a reader who comes back waits for
+// a new one.
 func (f *feed) rest(e *entry, now time.Time) {
 	s := *e.state.Load()
 	s.pending = make(chan struct{})
 	e.state.Store(&s)
 	e.asked.Store(nil)
 	e.idle, e.failures, e.told = true, 0, false
-	f.enqueue(e, now.Add(f.opts.DemandFor))
+	f.enqueue(e, now.Add(f.span(e.terms)))
+	f.room.none = false
+}
+
+// span is how long after a read a query of such terms stays in demand.
+func (f *feed) span(t terms) time.Duration {
+	return min(f.opts.DemandFor, max(fewIntervals*t.interval, minDemand))
 }
 
 func (f *feed) inDemand(e *entry, now time.Time) bool {
-	return !e.idle && (e.pinned != nil || f.sinceEpoch(now)-e.lastRead.Load() <= int64(f.opts.DemandFor))
+	return !e.idle && (e.pinned != nil || f.sinceEpoch(now)-e.lastRead.Load() <= int64(f.span(e.terms)))
 }
 
 // hasten makes terms that have become shorter count at once, except for a query

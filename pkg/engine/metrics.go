@@ -16,6 +16,7 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 	batch    *prometheus.HistogramVec
 	reads    *prometheus.CounterVec
+	letGo    *prometheus.CounterVec
 }
 
 var (
@@ -48,8 +49,13 @@ func newMetrics() *metrics {
 			Name: "tidegauge_reads_total",
 			Help: "Reads of queries, by result: fresh (from memory), last_good (from memory, while the source fails), " +
 				"waited (a value after the first fetch), nodata (the source has no value), " +
-				"unavailable (no answer young enough), abandoned (the reader left before the first fetch was over).",
+				"unavailable (no answer young enough), abandoned (the reader left before the first fetch was over), " +
+				"refused (too many queries that no HPA names).",
 		}, []string{"source", "result"}),
+		letGo: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tidegauge_queries_let_go_total",
+			Help: "Queries that no HPA names and that were forgotten early, because too many of them or of their samples were held.",
+		}, []string{"source"}),
 	}
 }
 
@@ -58,7 +64,7 @@ type feedMetrics struct {
 	ok, partial, failed, throttled           prometheus.Counter
 	duration, batch                          prometheus.Observer
 	fresh, lastGood, waitedFor, noData, none prometheus.Counter
-	abandoned                                prometheus.Counter
+	abandoned, refused, letGo                prometheus.Counter
 }
 
 func (m *metrics) of(source string) feedMetrics {
@@ -75,6 +81,8 @@ func (m *metrics) of(source string) feedMetrics {
 		noData:    m.reads.WithLabelValues(source, "nodata"),
 		none:      m.reads.WithLabelValues(source, "unavailable"),
 		abandoned: m.reads.WithLabelValues(source, "abandoned"),
+		refused:   m.reads.WithLabelValues(source, "refused"),
+		letGo:     m.letGo.WithLabelValues(source),
 	}
 }
 
@@ -159,7 +167,7 @@ func (e *Engine) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.fetches, m.duration, m.batch, m.reads}
+	return []prometheus.Collector{m.fetches, m.duration, m.batch, m.reads, m.letGo}
 }
 
 // survey is the sum over a source's queries.

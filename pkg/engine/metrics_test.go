@@ -52,12 +52,13 @@ tidegauge_queries_in_demand{source="b"} 4
 # HELP tidegauge_queries_stale Queries in demand that were asked and have no answer young enough to serve.
 # TYPE tidegauge_queries_stale gauge
 tidegauge_queries_stale{source="b"} 1
-# HELP tidegauge_reads_total Reads of queries, by result: fresh (from memory), last_good (from memory, while the source fails), waited (a value after the first fetch), nodata (the source has no value), unavailable (no answer young enough), abandoned (the reader left before the first fetch was over).
+# HELP tidegauge_reads_total Reads of queries, by result: fresh (from memory), last_good (from memory, while the source fails), waited (a value after the first fetch), nodata (the source has no value), unavailable (no answer young enough), abandoned (the reader left before the first fetch was over), refused (too many queries that no HPA names).
 # TYPE tidegauge_reads_total counter
 tidegauge_reads_total{result="abandoned",source="b"} 1
 tidegauge_reads_total{result="fresh",source="b"} 2
 tidegauge_reads_total{result="last_good",source="b"} 1
 tidegauge_reads_total{result="nodata",source="b"} 2
+tidegauge_reads_total{result="refused",source="b"} 0
 tidegauge_reads_total{result="unavailable",source="b"} 2
 tidegauge_reads_total{result="waited",source="b"} 1
 `), "tidegauge_answer_age_seconds", "tidegauge_queries_in_demand", "tidegauge_queries_stale", "tidegauge_reads_total")

@@ -25,7 +25,7 @@ func (f *feed) run(ctx context.Context) {
 			f.opts.OnChange(f.name, e.key)
 		}
 		for l, batch := range r.batches {
-			fetches.Go(func() { f.fetch(ctx, l.backend, batch) })
+			fetches.Go(func() { f.fetch(ctx, l, batch) })
 		}
 		var timer <-chan time.Time
 		if !r.next.IsZero() {
@@ -50,11 +50,13 @@ type round struct {
 }
 
 // lane is what the queries of a batch have in common: whom they ask, so that nobody
-// waits for another backend, and how that went so far, so that a bad query costs the
-// good ones no calls again and again.
+// waits for another backend; how that went so far, so that a bad query costs the good
+// ones no calls again and again; and whether HPAs name them, so that these wait for
+// nothing that somebody else thought of.
 type lane struct {
 	backend  *backend
 	standing standing
+	pinned   bool
 }
 
 // take removes from the queue what is to be done now.
@@ -97,39 +99,56 @@ func (f *feed) collect(r *round, now time.Time) {
 // assign puts e into a batch, or lets it wait until its backend may have one more.
 func (f *feed) assign(r *round, e *entry) {
 	b := e.backend
-	l := lane{b, e.standing()}
+	l := lane{b, e.standing(), e.pinned != nil}
 	if r.batches[l] == nil {
-		if !b.mayFetch(f.inFlight) {
+		if !b.mayFetch(l.pinned, f.inFlight) {
 			b.waiting = append(b.waiting, e)
 			return
 		}
-		b.inFlight++
-		f.inFlight++
+		f.count(l, 1)
 	}
 	r.batches[l] = append(r.batches[l], e)
 }
 
-// release counts a Fetch of b as over, and gives those that waited for it their turn.
-func (f *feed) release(b *backend) {
-	b.inFlight--
-	f.inFlight--
+// count adds n to the Fetches in flight.
+func (f *feed) count(l lane, n int) {
+	f.inFlight += n
+	l.backend.inFlight += n
+	if l.pinned {
+		l.backend.pinnedInFlight += n
+	}
+}
+
+// release counts a Fetch as over, and gives those that waited for it their turn.
+func (f *feed) release(l lane) {
+	f.count(l, -1)
+	f.requeue(l.backend)
+}
+
+// requeue lets those that wait for a Fetch of b try again.
+func (f *feed) requeue(b *backend) {
 	for _, e := range b.waiting {
 		f.enqueue(e, e.due)
 	}
 	b.waiting = nil
+	f.room.none = false
 }
 
-// fetch asks b for a batch and takes in the results.
-func (f *feed) fetch(ctx context.Context, b *backend, batch []*entry) {
+// fetch asks for a batch and takes in the results.
+func (f *feed) fetch(ctx context.Context, l lane, batch []*entry) {
 	asked := time.Now()
-	results := f.ask(ctx, batch)
+	asking := ctx
+	if !l.pinned {
+		asking = sources.Yielding(ctx)
+	}
+	results := f.ask(asking, batch)
 	now := time.Now()
 	if ctx.Err() != nil {
-		f.putBack(b, batch, now)
+		f.putBack(l, batch, now)
 		return
 	}
 	f.metrics.fetched(results, now.Sub(asked))
-	f.report(ctx, f.settle(b, batch, results, asked, now))
+	f.report(ctx, f.settle(l, batch, results, asked, now))
 }
 
 // ask gives one result per entry, whatever the source does.
@@ -170,10 +189,13 @@ func failAll(batch []*entry, err error) []sources.Result {
 
 // putBack returns a batch to the queue that was cut short because the engine stops,
 // which says nothing about the backend.
-func (f *feed) putBack(b *backend, batch []*entry, now time.Time) {
+func (f *feed) putBack(l lane, batch []*entry, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.release(b)
+	f.release(l)
+	if l.backend.forgotten {
+		return
+	}
 	for _, e := range batch {
 		f.enqueue(e, now)
 	}
@@ -185,23 +207,23 @@ type change struct {
 	was, is *state
 }
 
-// settle takes in the results of a batch, which b was asked for at one time and gave
-// now, wakes who waits for them, and gives back what has changed.
-func (f *feed) settle(b *backend, batch []*entry, results []sources.Result, asked, now time.Time) []change {
+// settle takes in the results of a batch, which the backend was asked for at one time
+// and gave now, wakes who waits for them, and gives back what has changed.
+func (f *feed) settle(l lane, batch []*entry, results []sources.Result, asked, now time.Time) []change {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.release(b)
-	b.throttle.heed(results, f.opts.Backoff.Max, now)
+	f.release(l)
+	if l.backend.forgotten {
+		return nil
+	}
+	l.backend.throttle.heed(results, f.opts.Backoff.Max, now)
 	// One jitter for the batch, so that what failed together is retried together.
 	jitter := newJitter()
 	var changes []change
 	for i, e := range batch {
 		was := e.state.Load()
 		is := was.after(results[i], asked, now)
-		e.state.Store(is)
-		if was.pending != nil {
-			close(was.pending)
-		}
+		f.replace(e, is)
 		serves := is.serves(now, e.terms.maxAge)
 		if is.differs(was) || serves && e.told {
 			changes = append(changes, change{e, was, is})
@@ -212,6 +234,7 @@ func (f *feed) settle(b *backend, batch []*entry, results []sources.Result, aske
 		}
 		f.enqueue(e, f.nextDue(e, is.err, jitter, now))
 	}
+	f.trim(f.opts.MaxUnpinned)
 	return changes
 }
 

@@ -250,28 +250,115 @@ func TestManyHungBackendsHoldUpNobody(t *testing.T) {
 }
 
 func TestFetchesInFlightAreLimited(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		pinned bool
+		limit  int
+	}{{"of pinned queries", true, 16}, {"of others", false, 8}} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBackend()
+				b.answersBy(hang)
+				e := start(t, b, engine.Options{})
+				var pins []engine.Request
+				var readers sync.WaitGroup
+				for i := range 40 {
+					req := request(fmt.Sprintf("hung/%02d", i))
+					if tc.pinned {
+						pins = append(pins, req)
+						e.Pin(pins)
+					}
+					readers.Go(func() { wantUnavailable(t, e, req) })
+					pass(2 * gather)
+				}
+				b.sleepUntil(9 * time.Second)
+				if n := len(b.seen()); n != tc.limit {
+					t.Errorf("%d fetches are under way, want %d", n, tc.limit)
+				}
+				b.sleepUntil(10*time.Second + gather)
+				late := b.seen()
+				if len(late) != 1 || len(strings.Fields(late[0].keys)) != 40-tc.limit {
+					t.Errorf("the first free slot was used for %v, want one batch of all that waited", late)
+				}
+				readers.Wait()
+			})
+		})
+	}
+}
+
+func TestReadQueriesShareNoFetchWithPinnedOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBackend()
-		b.answersBy(func(ctx context.Context, _ query) sources.Result {
-			<-ctx.Done()
-			return failure(ctx.Err())
-		})
 		e := start(t, b, engine.Options{})
-		var readers sync.WaitGroup
-		for i := range 40 {
-			readers.Go(func() { wantUnavailable(t, e, request(fmt.Sprintf("q%02d", i))) })
+		e.Pin([]engine.Request{request("pinned1"), request("pinned2")})
+		e.Touch(request("read1"))
+		e.Touch(request("read2"))
+		b.sleepUntil(30*time.Second + 1)
+		asked := map[string]int{}
+		for _, c := range b.seen() {
+			asked[c.keys]++
+		}
+		if len(asked) != 2 || asked["pinned1 pinned2"] != 3 || asked["read1 read2"] != 3 {
+			t.Errorf("the batches were %v", asked)
+		}
+	})
+}
+
+// hangApart is hang by the name of the query, whatever its backend.
+func hangApart(ctx context.Context, q query) sources.Result {
+	if strings.Contains(string(q), "hung") {
+		<-ctx.Done()
+		return failure(ctx.Err())
+	}
+	return value(1)
+}
+
+func TestHungReadsHoldUpNoPinnedQueryOfTheirBackend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.answersBy(hangApart)
+		e := start(t, b, engine.Options{})
+		// More backends than may have Fetches, so that each has few.
+		for i := range 400 {
+			e.Touch(request(fmt.Sprintf("%d/hung%d", i%20, i)))
 			pass(2 * gather)
 		}
-		b.sleepUntil(9 * time.Second)
-		if n := len(b.seen()); n != 16 {
-			t.Errorf("%d fetches are under way", n)
+		pinned := request("0/pinned")
+		e.Pin([]engine.Request{pinned})
+		began := time.Now()
+		wantValue(t, e, pinned, 1)
+		if waited := time.Since(began); waited > gather {
+			t.Errorf("the first answer of the pinned query took %v", waited)
 		}
-		b.sleepUntil(10*time.Second + gather)
-		late := b.seen()
-		if len(late) != 1 || len(strings.Fields(late[0].keys)) != 24 {
-			t.Errorf("the first free slot was used for %v, want one batch of all that waited", late)
+		for i := range 10 * 60 {
+			e.Touch(request(fmt.Sprintf("%d/hung%d", i%20, i)))
+			if a, err := e.Read(t.Context(), pinned); err != nil || time.Since(a.Fetched) > pinned.Interval+gather {
+				t.Fatalf("read %d of the pinned query = %v, %v", i, a, err)
+			}
+			pass(time.Second)
 		}
-		readers.Wait()
+	})
+}
+
+func TestQueryThatWaitsAndIsPinnedWaitsNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.answersBy(hangApart)
+		e := start(t, b, engine.Options{})
+		for i := range 10 {
+			e.Touch(request(fmt.Sprintf("hung%d", i)))
+			pass(2 * gather)
+		}
+		e.Touch(request("q"))
+		pass(2 * gather)
+		if _, ok := e.Peek(request("q")); ok {
+			t.Fatal("the query did not wait for those that hang")
+		}
+		e.Pin([]engine.Request{request("q")})
+		synctest.Wait()
+		if _, ok := e.Peek(request("q")); !ok {
+			t.Error("the query waits still")
+		}
 	})
 }
 
@@ -410,7 +497,9 @@ func TestRejectedQueryThatComesBackIsAskedApart(t *testing.T) {
 			return value(1)
 		})
 		e := start(t, b, engine.Options{DemandFor: 10 * time.Minute})
-		e.Touch(request("wrong"))
+		seldom := request("wrong")
+		seldom.Interval = 4 * time.Minute
+		e.Touch(seldom)
 		b.sleepUntil(17 * time.Minute)
 		if st, ok := e.Peek(request("wrong")); !ok || st.InDemand {
 			t.Fatalf("Peek = %+v, %v", st, ok)
@@ -448,6 +537,7 @@ func TestThrottlingPausesTheBackend(t *testing.T) {
 			t.Errorf("a cold read in the pause gave %v, want %v", err, want)
 		}
 		wantValue(t, e, request("q"), 1)
+		e.Pin([]engine.Request{request("q"), other, request("cold")})
 
 		b.sleepUntil(5 * time.Minute)
 		calls := b.seen()
