@@ -22,6 +22,7 @@ import (
 	baseoptions "sigs.k8s.io/custom-metrics-apiserver/pkg/cmd/options"
 
 	"github.com/tidegauge/tidegauge/pkg/config"
+	"github.com/tidegauge/tidegauge/pkg/rules"
 )
 
 // namespaceFile is where a pod finds the namespace it runs in.
@@ -155,7 +156,7 @@ func (o *options) check() config.FaultsError {
 		fault("metrics-max-age", "%v is less than --metrics-relist-interval, which is %v: metrics would vanish between two listings", o.metricsMaxAge, o.relist)
 	}
 	if o.maxAge != 0 {
-		if err := config.CheckMaxAge(o.maxAge); err != nil {
+		if err := rules.CheckMaxAge(o.maxAge); err != nil {
 			fault("max-age", "%v", err)
 		}
 	}

@@ -4,6 +4,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -35,6 +36,9 @@ const (
 	// configured, as in prometheus-adapter.
 	DefaultPrometheusURL = "https://localhost"
 )
+
+// leastFetchTimeout is the least that a FetchTimeout, and so a call's limit, may be.
+const leastFetchTimeout = time.Second
 
 // maxFileBytes is the size of the largest ConfigMap that Kubernetes stores.
 const maxFileBytes = 1 << 20
@@ -126,6 +130,7 @@ func (c *Config) check(line rules.Positions) FaultsError {
 			prometheus.DefaultServer: {URL: DefaultPrometheusURL},
 		}
 	}
+	c.boundDefaults()
 	faults := slices.Concat(c.bounds(),
 		faultsOf(c.CloudWatch.Validate(), "cloudwatch"),
 		faultsOf(c.Prometheus.Validate(), "prometheus"),
@@ -140,21 +145,39 @@ func (c *Config) check(line rules.Positions) FaultsError {
 
 func (c *Config) bounds() FaultsError {
 	var faults FaultsError
-	if err := CheckMaxAge(c.MaxAge); err != nil {
+	if err := rules.CheckMaxAge(c.MaxAge); err != nil {
 		faults = append(faults, Fault{Path: "maxAge", Text: err.Error()})
 	}
-	if c.FetchTimeout < time.Second || c.FetchTimeout > time.Minute {
+	if c.FetchTimeout < leastFetchTimeout || c.FetchTimeout > time.Minute {
 		faults = append(faults, Fault{Path: "fetchTimeout", Text: fmt.Sprintf("%v is not between 1s and 1m", c.FetchTimeout)})
+	}
+	return append(faults, c.longCalls()...)
+}
+
+// longCalls are the servers whose calls a Fetch would give up before their own time is
+// over.
+func (c *Config) longCalls() FaultsError {
+	var faults FaultsError
+	for _, name := range slices.Sorted(maps.Keys(c.Prometheus.Servers)) {
+		if limit := c.Prometheus.Servers[name].CallTimeout; limit > c.FetchTimeout && c.FetchTimeout >= leastFetchTimeout {
+			faults = append(faults, Fault{
+				Path: "prometheus.servers." + name + ".callTimeout",
+				Text: fmt.Sprintf("%v is longer than fetchTimeout, which is %v: raise that, or lower this", limit, c.FetchTimeout),
+			})
+		}
 	}
 	return faults
 }
 
-// CheckMaxAge says what is wrong with a MaxAge.
-func CheckMaxAge(d time.Duration) error {
-	if d < 2*time.Second || d > 24*time.Hour {
-		return fmt.Errorf("%v is not between 2s and 24h", d)
+// boundDefaults keeps the callTimeout of servers that have none within fetchTimeout.
+func (c *Config) boundDefaults() {
+	if c.FetchTimeout >= prometheus.DefaultCallTimeout || c.FetchTimeout < leastFetchTimeout {
+		return
 	}
-	return nil
+	for name, server := range c.Prometheus.Servers {
+		server.CallTimeout = cmp.Or(server.CallTimeout, c.FetchTimeout)
+		c.Prometheus.Servers[name] = server
+	}
 }
 
 // unknownServers are the rules whose server is not configured.

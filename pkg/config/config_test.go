@@ -271,6 +271,40 @@ func TestOverlay(t *testing.T) {
 	}
 }
 
+// TestCallTimeout is that of servers beside a fetchTimeout.
+func TestCallTimeout(t *testing.T) {
+	const servers = "prometheus:\n  servers:\n    a: {url: 'http://a'}\n    b:\n      url: http://b\n      callTimeout: 6s\n"
+	for _, test := range []struct {
+		fetchTimeout string
+		a            time.Duration
+		want         string
+	}{
+		{"", 0, ""},
+		{"fetchTimeout: 8s", 0, ""},
+		{"fetchTimeout: 6s", 6 * time.Second, ""},
+		{"fetchTimeout: 5s", 0, "line 6: prometheus.servers.b.callTimeout: 6s is longer than fetchTimeout, which is 5s: raise that, or lower this"},
+		{"fetchTimeout: 10ms", 0, "line 7: fetchTimeout: 10ms is not between 1s and 1m"},
+	} {
+		c, err := Parse([]byte(servers + test.fetchTimeout))
+		if test.want != "" {
+			if err == nil || err.Error() != test.want {
+				t.Errorf("%q: the error is %v, want %s", test.fetchTimeout, err, test.want)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, b := c.Prometheus.Servers["a"].CallTimeout, c.Prometheus.Servers["b"].CallTimeout; a != test.a || b != 6*time.Second {
+			t.Errorf("%q: calls may take %v and %v, want %v and 6s", test.fetchTimeout, a, b, test.a)
+		}
+	}
+	c, err := Parse([]byte("fetchTimeout: 3s"))
+	if err != nil || c.Prometheus.Servers["default"].CallTimeout != 3*time.Second {
+		t.Errorf("without servers got %+v, %v", c, err)
+	}
+}
+
 func TestPositions(t *testing.T) {
 	document, err := parse([]byte("rules:\n- seriesQuery: a\n  name:\n    as: b\n- &r\n  metricsQuery: c\n-\n  <<: *r\n"))
 	if err != nil {

@@ -18,6 +18,13 @@ var ErrNoData = errors.New("no data")
 // The engine asks such a query seldom. Sources wrap it with the backend's words.
 var ErrRejected = errors.New("rejected")
 
+// ErrTooSlow is the error of a query that its backend did not answer in the time that it
+// had, so that one which asks for less may succeed: the backend ended it because it took
+// too long, or was reached and gave no answer. A Fetch that its context ended wraps
+// context.DeadlineExceeded, which counts as the same. Sources wrap it with the backend's
+// words.
+var ErrTooSlow = errors.New("too slow")
+
 // Query is one question to one backend. A query is immutable once it is made. One
 // that is a fmt.Stringer is named by that in the log, and otherwise by its key.
 type Query interface {
@@ -50,7 +57,8 @@ type Result struct {
 	// Err is nil exactly when there is at least one sample. It carries the
 	// backend's own words and never a credential. It wraps ErrNoData when the
 	// backend answered and had no value, ErrRejected when it refuses the query
-	// itself, and a *ThrottledError when it asked for fewer calls.
+	// itself, ErrTooSlow when it took too long, and a *ThrottledError when it asked for
+	// fewer calls.
 	Err error
 }
 
@@ -63,6 +71,16 @@ type ThrottledError struct {
 func (e *ThrottledError) Error() string { return e.Err.Error() }
 
 func (e *ThrottledError) Unwrap() error { return e.Err }
+
+type yielding struct{}
+
+// Yielding marks the context of a Fetch of queries that no HPA names, which anybody who
+// may read metrics can think of.
+func Yielding(ctx context.Context) context.Context { return context.WithValue(ctx, yielding{}, true) }
+
+// Yields says whether ctx is marked by Yielding. A source that bounds its calls in flight
+// leaves some of them to Fetches that do not yield.
+func Yields(ctx context.Context) bool { return ctx.Value(yielding{}) != nil }
 
 // Source answers queries against one kind of backend (the accounts and regions of
 // CloudWatch, the Prometheus servers). It keeps clients and nothing else: it never

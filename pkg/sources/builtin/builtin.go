@@ -39,15 +39,34 @@ type listed struct {
 	// section is the part of the configuration that the source is made of.
 	section any
 	open    func(ctx context.Context) (Source, error)
+	// changed are the backends that are gone or others, after that section was in force;
+	// none is nil, and all are an empty list.
+	changed func(before any) []string
 }
 
 // sourcesOf is the list.
 func sourcesOf(c *config.Config) []listed {
 	return []listed{
-		{CloudWatch, c.CloudWatch, func(ctx context.Context) (Source, error) { return cloudwatch.New(ctx, c.CloudWatch) }},
-		{Prometheus, c.Prometheus, func(context.Context) (Source, error) { return prometheus.New(c.Prometheus) }},
+		{
+			CloudWatch, c.CloudWatch,
+			func(ctx context.Context) (Source, error) { return cloudwatch.New(ctx, c.CloudWatch) },
+			func(any) []string { return []string{} },
+		},
+		{
+			Prometheus, c.Prometheus,
+			func(context.Context) (Source, error) { return prometheus.New(c.Prometheus) },
+			func(before any) []string {
+				servers, _ := before.(prometheus.Config)
+				return servers.Changed(c.Prometheus)
+			},
+		},
 	}
 }
+
+// Changes are, by source, the backends (as sources.Query's Backend names them) whose
+// earlier answers no longer count, because their configuration has changed or they are
+// gone. An empty list is all of the source's.
+type Changes map[string][]string
 
 // Set are the sources of a configuration, which may be replaced by those of another one
 // while they are in use. It is a prometheus.Collector of all they count, and safe for
@@ -66,7 +85,7 @@ func Open(ctx context.Context, c *config.Config) (*Set, error) {
 	for _, l := range sourcesOf(c) {
 		s.open[l.name] = &reopened{}
 	}
-	if err := s.Reload(ctx, c); err != nil {
+	if _, err := s.Reload(ctx, c); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -75,10 +94,10 @@ func Open(ctx context.Context, c *config.Config) (*Set, error) {
 // Reload replaces the sources whose part of the configuration has changed. Fetches under
 // way end with the source that they began with; what a new one counts begins at zero. If
 // one source cannot be made, none is replaced, and the error says which and why.
-func (s *Set) Reload(ctx context.Context, c *config.Config) error {
+func (s *Set) Reload(ctx context.Context, c *config.Config) (Changes, error) {
 	s.reloading.Lock()
 	defer s.reloading.Unlock()
-	made, sections := map[string]Source{}, maps.Clone(s.sections)
+	made, sections, changes := map[string]Source{}, maps.Clone(s.sections), Changes{}
 	var failed []error
 	for _, l := range sourcesOf(c) {
 		if reflect.DeepEqual(s.sections[l.name], l.section) {
@@ -90,15 +109,18 @@ func (s *Set) Reload(ctx context.Context, c *config.Config) error {
 			continue
 		}
 		made[l.name], sections[l.name] = source, l.section
+		if backends := l.changed(s.sections[l.name]); backends != nil && s.sections[l.name] != nil {
+			changes[l.name] = backends
+		}
 	}
 	if len(failed) > 0 {
-		return errors.Join(failed...)
+		return nil, errors.Join(failed...)
 	}
 	for name, source := range made {
 		s.open[name].replace(source)
 	}
 	s.sections = sections
-	return nil
+	return changes, nil
 }
 
 // Sources are the sources by name. They stay the same when their configuration changes.

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -85,6 +86,43 @@ func list(t *testing.T, s *Set) string {
 	return strings.Join(names, " ")
 }
 
+// wantChanges reloads and compares what is said to have changed.
+func wantChanges(t *testing.T, s *Set, text string, want Changes) {
+	t.Helper()
+	got, err := s.Reload(t.Context(), configOf(t, text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the changes are %v, want %v, of\n%s", got, want, text)
+	}
+}
+
+// TestReloadTellsWhatChanged changes several servers.
+func TestReloadTellsWhatChanged(t *testing.T) {
+	const before = "prometheus: {servers: {default: {url: 'http://a'}, eu: {url: 'http://b'}, us: {url: 'http://c'}}}\n"
+	for name, test := range map[string]struct {
+		text string
+		want Changes
+	}{
+		"nothing":             {before, Changes{}},
+		"a new one":           {strings.Replace(before, "eu:", "new: {url: 'http://d'}, eu:", 1), Changes{}},
+		"one gone":            {strings.Replace(before, " us:", " new:", 1), Changes{Prometheus: {"us"}}},
+		"others":              {strings.NewReplacer("http://a", "http://b", "'http://c'", "'http://c', headers: {X-Scope-OrgID: b}").Replace(before), Changes{Prometheus: {"default", "us"}}},
+		"credentials":         {strings.Replace(before, "'http://b'", "'http://b', http: {basic_auth: {username: a, password: b}}", 1), Changes{Prometheus: {"eu"}}},
+		"how calls are made":  {strings.Replace(before, "'http://b'", "'http://b', verb: POST, maxCalls: 3, callTimeout: 2s", 1), Changes{}},
+		"the time of Fetches": {before + "fetchTimeout: 3s\n", Changes{}},
+		"CloudWatch":          {before + "cloudwatch: {maxCalls: 3}\n", Changes{CloudWatch: {}}},
+		"both":                {"cloudwatch: {maxCalls: 3}\n" + serverAt("http://a"), Changes{CloudWatch: {}, Prometheus: {"eu", "us"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, before)
+			wantChanges(t, s, test.text, test.want)
+			wantChanges(t, s, test.text, Changes{})
+		})
+	}
+}
+
 func TestReloadReplacesWhatChanged(t *testing.T) {
 	one, two := fakeServer(t, "1", nil), fakeServer(t, "2", nil)
 	s := open(t, serverAt(one))
@@ -97,16 +135,12 @@ func TestReloadReplacesWhatChanged(t *testing.T) {
 	}
 	cloudWatch, before := s.open[CloudWatch].source(), s.open[Prometheus].source()
 	for _, same := range []string{serverAt(one), serverAt(one) + "maxAge: 1h\nexternalRules: []\n"} {
-		if err := s.Reload(t.Context(), configOf(t, same)); err != nil {
-			t.Fatal(err)
-		}
+		wantChanges(t, s, same, Changes{})
 		if s.open[Prometheus].source() != before {
 			t.Errorf("%q: replaced, although its configuration is the same", same)
 		}
 	}
-	if err := s.Reload(t.Context(), configOf(t, serverAt(two))); err != nil {
-		t.Fatal(err)
-	}
+	wantChanges(t, s, serverAt(two), Changes{Prometheus: {"default"}})
 	// Through the source that was given out before.
 	if got := ask(t, backends[Prometheus]) + " " + list(t, s); got != "2 of_2" {
 		t.Errorf("after the change: %s", got)
@@ -114,9 +148,7 @@ func TestReloadReplacesWhatChanged(t *testing.T) {
 	if s.open[CloudWatch].source() != cloudWatch {
 		t.Error("CloudWatch was replaced too")
 	}
-	if err := s.Reload(t.Context(), configOf(t, serverAt(two)+"cloudwatch: {maxCalls: 3}\n")); err != nil {
-		t.Fatal(err)
-	}
+	wantChanges(t, s, serverAt(two)+"cloudwatch: {maxCalls: 3}\n", Changes{CloudWatch: {}})
 	if s.open[CloudWatch].source() == cloudWatch {
 		t.Error("CloudWatch was not replaced")
 	}
@@ -130,8 +162,8 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "kubeconfig")
 	bad := "prometheus: {servers: {default: {url: " + url + ", kubeconfig: " + missing + "}}}\ncloudwatch: {maxCalls: 3}\n"
 	for range 2 {
-		err := s.Reload(t.Context(), configOf(t, bad))
-		if err == nil || !strings.Contains(err.Error(), "source prometheus: servers.default.kubeconfig: ") || !strings.Contains(err.Error(), missing) {
+		changes, err := s.Reload(t.Context(), configOf(t, bad))
+		if changes != nil || err == nil || !strings.Contains(err.Error(), "source prometheus: servers.default.kubeconfig: ") || !strings.Contains(err.Error(), missing) {
 			t.Errorf("the error is %v", err)
 		}
 		if s.open[CloudWatch].source() != cloudWatch || s.open[Prometheus].source() != before {
@@ -158,7 +190,7 @@ func TestFetchUnderWayEndsWhereItBegan(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("nobody asks")
 	}
-	if err := s.Reload(t.Context(), configOf(t, serverAt(fakeServer(t, "2", nil)))); err != nil {
+	if _, err := s.Reload(t.Context(), configOf(t, serverAt(fakeServer(t, "2", nil)))); err != nil {
 		t.Fatal(err)
 	}
 	if got := ask(t, source); got != "2" {
@@ -178,7 +210,7 @@ func TestSetIsOneCollector(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, text := range []string{serverAt(fakeServer(t, "1", nil)), serverAt(fakeServer(t, "2", nil)) + "cloudwatch: {maxCalls: 3}\n"} {
-		if err := s.Reload(t.Context(), configOf(t, text)); err != nil {
+		if _, err := s.Reload(t.Context(), configOf(t, text)); err != nil {
 			t.Fatal(err)
 		}
 		ask(t, s.Sources()[Prometheus])

@@ -24,6 +24,9 @@ import (
 
 	"github.com/prometheus/common/config"
 	"github.com/prometheus/sigv4"
+	"k8s.io/klog/v2"
+
+	"github.com/tidegauge/tidegauge/pkg/sources"
 )
 
 // write makes a file with that content.
@@ -104,6 +107,9 @@ var authTests = []struct {
 	{"headers", func(_ *testing.T, s *Server) {
 		s.Headers = map[string]config.Secret{"x-scope-orgid": "team-a", "X-Token": "hunter2", "Host": "prometheus.internal"}
 	}, "X-Scope-Orgid", `^team-a$`, "set http, sigv4", []string{"hunter2"}},
+	{"cookies", func(_ *testing.T, s *Server) {
+		s.Headers = map[string]config.Secret{"Cookie": `session=hunter2; other="hunter3"`}
+	}, "Cookie", `^session=hunter2; other="hunter3"$`, "set http, sigv4", []string{"hunter2", "hunter3"}},
 	{"headers of http", func(_ *testing.T, s *Server) {
 		s.HTTP = DefaultHTTP()
 		s.HTTP.HTTPHeaders = &config.Headers{Headers: map[string]config.Header{"X-Token": {Secrets: []config.Secret{"hunter2"}}}}
@@ -179,6 +185,9 @@ func TestErrorsHaveNoSecrets(t *testing.T) {
 		var b strings.Builder
 		r.Header.Write(&b)
 		username, password, _ := r.BasicAuth()
+		for _, cookie := range r.Cookies() {
+			b.WriteString(cookie.Value + "\n")
+		}
 		return password + "\n" + username + "\n" + b.String() + b.String()
 	}
 	for _, answer := range []struct {
@@ -425,6 +434,139 @@ func TestProxy(t *testing.T) {
 	if got := strings.Join(asked, ","); got != "prometheus.invalid:9090,cluster.invalid" {
 		t.Errorf("the proxy was asked for %s", got)
 	}
+}
+
+// TestProxySecrets asks through a proxy that gives back what it gets.
+func TestProxySecrets(t *testing.T) {
+	for _, test := range []struct{ name, server, http string }{
+		{"in the clear", "http://prometheus.invalid", ""},
+		{"by CONNECT", "https://prometheus.invalid", ", proxy_connect_header: {X-Proxy: [hunter4], Proxy-Other: ['Basic dTpodW50ZXI1']}"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				said := []string{"hunter%2F3 hunter/3 hunter5"}
+				for _, values := range r.Header {
+					said = append(said, values...)
+				}
+				w.WriteHeader(http.StatusProxyAuthRequired)
+				fmt.Fprintf(w, `{"message":%q}`, strings.Join(said, " "))
+			}))
+			defer proxy.Close()
+			c, err := parse("servers: {default: {url: '" + test.server + "', http: {proxy_url: '" + strings.Replace(proxy.URL, "http://", "http://me:hunter%2F3@", 1) + "'" + test.http + "}}}")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := New(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := fetchOne(t, s, "a").Err
+			if got == nil {
+				t.Fatal("there is no error")
+			}
+			secrets := []string{"hunter/3", "hunter%2F3", base64.StdEncoding.EncodeToString([]byte("me:hunter/3"))}
+			if test.http != "" {
+				secrets = append(secrets, "hunter4", "hunter5", "dTpodW50ZXI1")
+			}
+			known := &call{server: s.servers[DefaultServer], answer: new(meter)}
+			for _, secret := range secrets {
+				if strings.Contains(got.Error(), secret) || strings.Contains(known.clean("a "+secret+" b", maxWords), secret) {
+					t.Errorf("the secret %q is not concealed: %v", secret, got)
+				}
+			}
+		})
+	}
+}
+
+// TestKubeconfigIsReadAgain changes a kubeconfig and a file of it in place.
+func TestKubeconfigIsReadAgain(t *testing.T) {
+	f := &fakePrometheus{values: map[string]string{"a": "1"}}
+	var path string
+	s, _ := start(t, f, func(s *Server) {
+		path = kubeconfig(t, "token: first")
+		s.Kubeconfig = path
+	})
+	ask := func() string {
+		t.Helper()
+		ctx := klog.NewContext(t.Context(), klog.Logger{})
+		if got := s.Fetch(ctx, []sources.Query{NewQuery("", "a", 0)})[0]; got.Err != nil {
+			t.Fatal(got.Err)
+		}
+		asked := f.asked()
+		return asked[len(asked)-1].header.Get("Authorization")
+	}
+	transport, _ := s.servers[DefaultServer].http.Transport.(*kubeTransport)
+	made := transport.made
+	for range 2 {
+		if got := ask(); got != "Bearer first" || transport.made != made {
+			t.Errorf("asked with %q by another transport: %v", got, transport.made != made)
+		}
+	}
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := strings.Replace(string(good), "first", "second", 1)
+	for _, step := range []struct{ content, want string }{
+		{second[:len(second)/2], "Bearer first"},
+		{second, "Bearer second"},
+		{strings.Replace(second, "token: second", "client-certificate: missing.crt, client-key: missing.key", 1), "Bearer second"},
+		{strings.Replace(second, "second", "third", 1), "Bearer third"},
+	} {
+		write(t, path, step.content)
+		if got := ask(); got != step.want {
+			t.Errorf("asked with %q, want %q, of\n%s", got, step.want, step.content)
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask(); got != "Bearer third" {
+		t.Errorf("without the file asked with %q", got)
+	}
+}
+
+// TestKubeconfigCertificates changes the files that a kubeconfig names.
+func TestKubeconfigCertificates(t *testing.T) {
+	var names []string
+	web := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		names = append(names, r.TLS.PeerCertificates[0].Subject.CommonName)
+		io.WriteString(w, vectorOf(`{"metric":{},"value":[1,"1"]}`))
+	}))
+	web.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	web.EnableHTTP2 = true
+	web.StartTLS()
+	defer web.Close()
+	dir := t.TempDir()
+	put := func(name string) {
+		t.Helper()
+		certificate, key := newCertificate(t, name)
+		write(t, filepath.Join(dir, "tls.crt"), certificate)
+		write(t, filepath.Join(dir, "tls.key"), key)
+	}
+	put("first")
+	write(t, filepath.Join(dir, "ca.crt"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw})))
+	path := write(t, filepath.Join(dir, "kubeconfig"), `
+apiVersion: v1
+kind: Config
+current-context: c
+contexts: [{name: c, context: {cluster: k, user: u}}]
+clusters: [{name: k, cluster: {server: "https://127.0.0.1:1", certificate-authority: ca.crt}}]
+users: [{name: u, user: {client-certificate: tls.crt, client-key: tls.key}}]
+`)
+	s := newSource(t, web.URL, func(s *Server) { s.Kubeconfig = path })
+	for _, name := range []string{"", "second"} {
+		if name != "" {
+			put(name)
+		}
+		if got := fetchOne(t, s, "a"); got.Err != nil {
+			t.Fatal(got.Err)
+		}
+	}
+	if got := strings.Join(names, ","); got != "first,second" {
+		t.Errorf("the certificates were of %s", got)
+	}
+	s.CloseIdleConnections()
 }
 
 // discardLog is for servers whose clients are meant to break off.

@@ -17,6 +17,8 @@ import (
 
 	"github.com/prometheus/common/model"
 	"k8s.io/klog/v2"
+
+	"github.com/tidegauge/tidegauge/pkg/sources"
 )
 
 const (
@@ -66,12 +68,25 @@ func (s *server) newCall(e endpoint, form url.Values) *call {
 	}
 }
 
-// do makes the call and reads its answer, when one of the slots is free.
-func (s *Source) do(ctx context.Context, slots chan struct{}, c *call, read func() error) *failure {
-	if err := acquire(ctx, slots); err != nil {
-		return c.diagnose(ctx, err)
+// slots are where a query needs a place, one after the other.
+func (s *server) slots(ctx context.Context) []chan struct{} {
+	if sources.Yields(ctx) {
+		return []chan struct{}{s.yielding, s.queries}
 	}
-	defer func() { <-slots }()
+	return []chan struct{}{s.queries}
+}
+
+// do makes the call and reads its answer, when there is a place in each of the slots.
+func (s *Source) do(ctx context.Context, slots []chan struct{}, c *call, read func() error) *failure {
+	for i, slot := range slots {
+		if err := acquire(ctx, slot); err != nil {
+			release(slots[:i])
+			return c.diagnose(ctx, err)
+		}
+	}
+	defer release(slots)
+	c.server.enter()
+	defer c.server.leave()
 	began := time.Now()
 	f := c.run(ctx, read)
 	s.counters.call(c.server.name, c.endpoint, time.Since(began), c.answer.total, f)
@@ -79,6 +94,12 @@ func (s *Source) do(ctx context.Context, slots chan struct{}, c *call, read func
 		klog.FromContext(ctx).V(2).Info("Call failed", "server", c.server.name, "endpoint", c.endpoint, "result", f.kind, "cause", f.text)
 	}
 	return f
+}
+
+func release(slots []chan struct{}) {
+	for _, slot := range slots {
+		<-slot
+	}
 }
 
 // acquire waits until one more call may be made.

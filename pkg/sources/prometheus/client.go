@@ -2,16 +2,18 @@ package prometheus
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/common/config"
 	"github.com/prometheus/sigv4"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 )
 
 const (
@@ -23,7 +25,8 @@ const (
 	userAgent   = "tidegauge"
 )
 
-// server is one of the configuration, and the client that asks it. It is never changed.
+// server is one of the configuration, and the client that asks it. Its configuration is
+// never changed.
 type server struct {
 	name    string
 	config  Server
@@ -35,8 +38,16 @@ type server struct {
 	host string
 	// secrets are those of the configuration itself, not of its files.
 	secrets []string
-	// queries and listings hold one entry for each call in flight.
-	queries, listings chan struct{}
+	// queries and listings hold one entry for each call in flight, and yielding one for
+	// each query of a Fetch that yields, which get half of the places.
+	queries, yielding, listings chan struct{}
+	// incomplete says that there was a list of series that is not complete.
+	incomplete atomic.Bool
+
+	using sync.Mutex
+	// calls are in flight; retired says that the connections end with the last of them.
+	calls   int
+	retired bool
 }
 
 // newServer is the server of that name. It reads files, and asks nobody.
@@ -51,9 +62,10 @@ func newServer(name string, c Server) (*server, error) {
 		return nil, fmt.Errorf("http: %w", err)
 	}
 	s := &server{
-		name: name, config: c, url: u, follow: h.FollowRedirects, secrets: c.secrets(h),
+		name: name, config: c, url: u, follow: h.FollowRedirects, secrets: append(c.secrets(h), proxySecrets(h, u)...),
 		headers:  make(http.Header, len(c.Headers)),
 		queries:  make(chan struct{}, c.MaxCalls),
+		yielding: make(chan struct{}, (c.MaxCalls+1)/2),
 		listings: make(chan struct{}, maxListings),
 	}
 	for name, value := range c.Headers {
@@ -65,6 +77,35 @@ func newServer(name string, c Server) (*server, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// enter and leave are around every call.
+func (s *server) enter() {
+	s.using.Lock()
+	defer s.using.Unlock()
+	s.calls++
+}
+
+func (s *server) leave() {
+	s.using.Lock()
+	defer s.using.Unlock()
+	s.calls--
+	s.closeRetired()
+}
+
+// retire ends the connections when no call is in flight. A Fetch that began before may
+// yet make calls.
+func (s *server) retire() {
+	s.using.Lock()
+	defer s.using.Unlock()
+	s.retired = true
+	s.closeRetired()
+}
+
+func (s *server) closeRetired() {
+	if s.retired && s.calls == 0 {
+		s.http.CloseIdleConnections()
+	}
 }
 
 // String names the server in errors. Its URL has no credentials in it.
@@ -87,6 +128,11 @@ func (s Server) secrets(h config.HTTPClientConfig) []string {
 	if s.SigV4 != nil {
 		found = append(found, s.SigV4.SecretKey)
 	}
+	if h.HTTPHeaders != nil {
+		for _, header := range h.HTTPHeaders.Headers {
+			found = append(found, header.Secrets...)
+		}
+	}
 	for name, value := range s.Headers {
 		if !plainHeaders[http.CanonicalHeaderKey(name)] {
 			found = append(found, value)
@@ -97,6 +143,23 @@ func (s Server) secrets(h config.HTTPClientConfig) []string {
 		texts[i] = string(secret)
 	}
 	return texts
+}
+
+// proxySecrets are those of the proxy before that address, which may quote them.
+func proxySecrets(h config.HTTPClientConfig, address *url.URL) []string {
+	var found []string
+	for _, values := range h.ProxyConnectHeader {
+		for _, value := range values {
+			found = append(append(found, string(value)), credentialsIn(string(value))...)
+		}
+	}
+	u, err := proxyOf(h)(&http.Request{URL: address})
+	if err != nil || u == nil || u.User == nil {
+		return found
+	}
+	password, _ := u.User.Password()
+	_, escaped, _ := strings.Cut(u.User.String(), ":")
+	return append(found, password, escaped, base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password)))
 }
 
 // newTransport makes the calls with the configuration's credentials. Files with
@@ -113,37 +176,6 @@ func newTransport(c Server, h config.HTTPClientConfig) (http.RoundTripper, error
 		return t, nil
 	}
 	return &signer{config: c.SigV4, next: t, making: make(chan struct{}, 1)}, nil
-}
-
-// newKubeTransport has the credentials and the certificates of a kubeconfig or of the
-// pod, for another address than the API server's.
-func newKubeTransport(c Server, h config.HTTPClientConfig) (http.RoundTripper, error) {
-	field, load := "inCluster", rest.InClusterConfig
-	if c.Kubeconfig != "" {
-		field, load = "kubeconfig", func() (*rest.Config, error) { return clientcmd.BuildConfigFromFlags("", c.Kubeconfig) }
-	}
-	r, err := load()
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", field, err)
-	}
-	r.DisableCompression = true
-	if c.HTTP != nil {
-		r.Proxy = proxyOf(h)
-	}
-	t, err := rest.TransportFor(r)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", field, err)
-	}
-	if h.Authorization == nil {
-		return t, nil
-	}
-	// Calls that are authorized already are left as they are by the kubeconfig.
-	a := h.Authorization
-	var credentials config.SecretReader = config.NewInlineSecret(string(a.Credentials))
-	if a.CredentialsFile != "" {
-		credentials = config.NewFileSecret(a.CredentialsFile)
-	}
-	return config.NewAuthorizationCredentialsRoundTripper(a.Type, credentials, t), nil
 }
 
 // proxyOf is the configuration's proxy, which may be none.
@@ -177,6 +209,9 @@ func (s *signer) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	return response, err
 }
+
+// CloseIdleConnections is called by http.Client's.
+func (s *signer) CloseIdleConnections() { utilnet.CloseIdleConnectionsFor(s.next) }
 
 func (s *signer) transport(ctx context.Context) (http.RoundTripper, error) {
 	select {

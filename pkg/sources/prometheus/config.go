@@ -22,7 +22,7 @@ const DefaultServer = "default"
 
 // Defaults of a Server that says nothing.
 const (
-	defaultCallTimeout = 8 * time.Second
+	DefaultCallTimeout = 8 * time.Second
 	defaultMaxCalls    = 8
 )
 
@@ -89,10 +89,29 @@ func (c Config) Validate() error {
 	return nil
 }
 
+// Changed are the names of the servers that are not in the other configuration, or are
+// asked otherwise there, so that what they answered may not be what will be answered to
+// the same query. How calls are made and bounded is no such difference.
+func (c Config) Changed(other Config) []string {
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(c.Servers)) {
+		next, there := other.Servers[name]
+		if !there || !reflect.DeepEqual(c.Servers[name].withoutBounds(), next.withoutBounds()) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func (s Server) withoutBounds() Server {
+	s.Verb, s.CallTimeout, s.MaxCalls = "", 0, 0
+	return s
+}
+
 // withDefaults fills in what is zero.
 func (s Server) withDefaults() Server {
 	s.Verb = cmp.Or(s.Verb, http.MethodGet)
-	s.CallTimeout = cmp.Or(s.CallTimeout, defaultCallTimeout)
+	s.CallTimeout = cmp.Or(s.CallTimeout, DefaultCallTimeout)
 	s.MaxCalls = cmp.Or(s.MaxCalls, defaultMaxCalls)
 	return s
 }

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"io"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -120,6 +121,11 @@ type envelope struct {
 	status, errorType, message string
 	// warnings are those that the server gives with an answer, and its infos.
 	warnings []string
+	// incomplete is a warning that part of the data is missing; empty if there is none.
+	incomplete string
+	// partial is what VictoriaMetrics says of an answer without the data of some nodes
+	// (https://docs.victoriametrics.com/victoriametrics/cluster-victoriametrics/#cluster-availability).
+	partial bool
 }
 
 // envelope reads an answer to its end, and its data by that function.
@@ -132,8 +138,13 @@ func (d *decoder) envelope(e *envelope, data func() error) error {
 			return d.textTo(&e.errorType)
 		case "error", "message":
 			return d.textTo(&e.message)
-		case "warnings", "infos":
-			return d.array(func() error { return d.warning(e) })
+		case "warnings":
+			return d.array(func() error { return d.warning(e, isIncomplete) })
+		case "infos":
+			return d.array(func() error { return d.warning(e, isHarmless) })
+		case "isPartial":
+			e.partial = d.PeekKind() == jsontext.KindTrue
+			return d.skip()
 		case "data":
 			return data()
 		default:
@@ -155,13 +166,33 @@ func (d *decoder) textTo(to *string) error {
 	return err
 }
 
-func (d *decoder) warning(e *envelope) error {
+// warning reads one warning. Of those of missing data it keeps always the same, as
+// Prometheus gives them in any order.
+func (d *decoder) warning(e *envelope, incomplete func(string) bool) error {
 	text, err := d.text()
-	if err == nil && len(e.warnings) < maxWarnings {
+	if err != nil {
+		return err
+	}
+	if len(e.warnings) < maxWarnings {
 		e.warnings = append(e.warnings, string(text))
 	}
-	return err
+	if text := string(text); incomplete(text) {
+		e.incomplete = max(e.incomplete, text)
+	}
+	return nil
 }
+
+// isIncomplete says that a warning may be of data that could not be read. Those of
+// PromQL itself, of what is odd about the query, begin with these words; in older
+// versions the infos are among the warnings
+// (https://pkg.go.dev/github.com/prometheus/prometheus/util/annotations#pkg-variables).
+// Any other is of the storage: of a remote read or of a store of Thanos. So may be those
+// that Prometheus counts and omits, when a query has more than ten.
+func isIncomplete(warning string) bool {
+	return !strings.HasPrefix(warning, "PromQL info") && !strings.HasPrefix(warning, "PromQL warning")
+}
+
+func isHarmless(string) bool { return false }
 
 // interner gives the same string for the same bytes, as long as it has room. What
 // repeats in an answer is there early and often.

@@ -69,6 +69,14 @@ func failed(k kind, format string, args ...any) *failure {
 	return &failure{kind: k, text: fmt.Sprintf(format, args...)}
 }
 
+// tooSlow is the failure of a query that a server took up and did not answer in time. It
+// is an ErrTooSlow, so that smaller queries may be tried in its place.
+func tooSlow(format string, args ...any) *failure {
+	f := failed(kindTimeout, format, args...)
+	f.cause = sources.ErrTooSlow
+	return f
+}
+
 // wrap has whom was asked in front of the failure.
 func (s *server) wrap(f *failure) error {
 	err := fmt.Errorf("%s: %w", s, f)
@@ -90,9 +98,11 @@ func (c *call) diagnose(ctx context.Context, err error) *failure {
 	f := &failure{kind: kindFailed, cause: err}
 	switch {
 	case errors.Is(context.Cause(ctx), errLimit) && !c.connected.Load():
-		f.kind, f.text = kindTimeout, fmt.Sprintf("no connection within %v", c.limit)
+		// Whatever the query is: neither ErrTooSlow nor context.DeadlineExceeded.
+		f.kind, f.text, f.cause = kindTimeout, fmt.Sprintf("no connection within %v", c.limit), errLimit
 	case errors.Is(context.Cause(ctx), errLimit):
-		f.kind, f.text = kindTimeout, fmt.Sprintf("no answer within %v", c.limit)
+		f = tooSlow("no answer within %v", c.limit)
+		f.cause = errors.Join(f.cause, err)
 	case errors.Is(ctx.Err(), context.Canceled):
 		f.text = ctx.Err().Error()
 	case ctx.Err() != nil || isTimeout(err):
@@ -185,9 +195,11 @@ func (c *call) statusFailure(r *http.Response) *failure {
 	case code == http.StatusRequestURITooLong || code == http.StatusRequestEntityTooLarge:
 		return failed(kindRejected, "%s: the query is too long for the server or for a proxy before it", text)
 	case code == http.StatusRequestTimeout || code == http.StatusGatewayTimeout || said.errorType == "timeout":
-		return failed(kindTimeout, "%s", text)
-	case said.isAPI() && (code == http.StatusBadRequest || code == http.StatusUnprocessableEntity):
+		return tooSlow("%s", text)
+	case said.isAPI() && code == http.StatusBadRequest:
 		return failed(kindRejected, "%s", text)
+	case said.isAPI() && code == http.StatusUnprocessableEntity:
+		return said.execution(text)
 	default:
 		return failed(kindFailed, "%s", text)
 	}
@@ -197,6 +209,8 @@ func (c *call) statusFailure(r *http.Response) *failure {
 type said struct {
 	// errorType is one of the API's; empty if the answer is not the API's.
 	errorType, message string
+	// ended is how the execution of the query ended, if that is what they are about.
+	ended kind
 }
 
 // isAPI says that the Prometheus API answered, and not something in its way.
@@ -228,12 +242,43 @@ func (c *call) readWords() said {
 }
 
 func (c *call) said(e envelope) said {
-	return said{errorType: c.clean(e.errorType, maxQuote), message: c.clean(e.message, maxWords)}
+	return said{errorType: c.clean(e.errorType, maxQuote), message: c.clean(e.message, maxWords), ended: endOf(e.message)}
 }
 
-// rejections are the types of errors that a query would get again
-// (https://prometheus.io/docs/prometheus/latest/querying/api/#format-overview).
-var rejections = map[string]bool{"bad_data": true, "execution": true}
+// Words about the execution of a query. Servers give one type of error and one status to
+// a query that cannot be executed and to a storage that cannot be read, with the gRPC
+// code of a store (https://grpc.io/docs/guides/status-codes/) where there is one.
+var (
+	// muchWords are of a query that reads or gives too much, of which the storage may
+	// be the one to say so.
+	muchWords = regexp.MustCompile(`(?i)too many (samples|series|chunks)|exceeded (series|samples?|chunks|bytes) limit|exceeded the (maximum|aggregated)|hit the max number|message larger than max|err-mimir-max-`)
+	// slowWords are of a query that took too long.
+	slowWords = regexp.MustCompile(`query timed out|timeout exceeded|context deadline exceeded|code = DeadlineExceeded`)
+	// storageWords are of a storage that could not be read this time.
+	storageWords = regexp.MustCompile(`expanding series: |code = (Unavailable|Aborted|ResourceExhausted|Canceled)\b|context canceled`)
+)
+
+// endOf tells by a server's words what the end of an execution means for the query.
+func endOf(message string) kind {
+	switch {
+	case muchWords.MatchString(message):
+		return kindRejected
+	case slowWords.MatchString(message):
+		return kindTimeout
+	case storageWords.MatchString(message):
+		return kindFailed
+	default:
+		return kindRejected
+	}
+}
+
+// execution is the failure of a query that was not executed to its end.
+func (w said) execution(text string) *failure {
+	if w.ended == kindTimeout {
+		return tooSlow("%s", text)
+	}
+	return failed(w.ended, "%s", text)
+}
 
 // check is the failure that an answer with a status of 2xx may yet say.
 func (c *call) check(e envelope) error {
@@ -243,14 +288,33 @@ func (c *call) check(e envelope) error {
 	case e.status != "error":
 		return failed(kindFailed, "not an answer of the Prometheus API: %s", c.quote())
 	}
-	k := kindFailed
-	switch {
-	case rejections[e.errorType]:
-		k = kindRejected
-	case e.errorType == "timeout":
-		k = kindTimeout
+	// https://prometheus.io/docs/prometheus/latest/querying/api/#format-overview
+	said := c.said(e)
+	text := said.after("the answer is an error")
+	switch e.errorType {
+	case "bad_data":
+		return failed(kindRejected, "%s", text)
+	case "execution":
+		return said.execution(text)
+	case "timeout":
+		return tooSlow("%s", text)
+	default:
+		return failed(kindFailed, "%s", text)
 	}
-	return failed(k, "%s", c.said(e).after("the answer is an error"))
+}
+
+// isPartial is for an answer of which nothing more is said.
+const isPartial = "the server says isPartial, and not why"
+
+func (e envelope) isIncomplete() bool { return e.partial || e.incomplete != "" }
+
+// whole is the failure of an answer that lacks data: a sum over a part of the data is a
+// wrong number, and looks like a good one.
+func (c *call) whole(e envelope) error {
+	if !e.isIncomplete() {
+		return nil
+	}
+	return failed(kindFailed, "the answer is not complete: %s", c.clean(cmp.Or(e.incomplete, isPartial), maxWords))
 }
 
 // location is where a redirect leads.
@@ -312,7 +376,7 @@ func (c *call) conceal(text string) string {
 			continue
 		}
 		for _, value := range values {
-			secrets = append(append(secrets, value), credentialsIn(value)...)
+			secrets = append(append(secrets, value), secretsIn(name, value)...)
 		}
 	}
 	for _, secret := range secrets {
@@ -334,6 +398,19 @@ func hide(text, secret string) string {
 		}
 	}
 	return text
+}
+
+// secretsIn are the parts of a header that are secret by themselves.
+func secretsIn(name, value string) []string {
+	if name != "Cookie" {
+		return credentialsIn(value)
+	}
+	var parts []string
+	for pair := range strings.SplitSeq(value, ";") {
+		_, value, _ := strings.Cut(pair, "=")
+		parts = append(parts, strings.Trim(value, ` "`))
+	}
+	return parts
 }
 
 // credentialsIn are the parts of an Authorization header that are secret by themselves.

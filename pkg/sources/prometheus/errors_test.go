@@ -1,6 +1,7 @@
 package prometheus
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -18,6 +19,8 @@ import (
 	"time"
 
 	"github.com/aws/smithy-go"
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/textlogger"
 
 	"github.com/tidegauge/tidegauge/pkg/sources"
 )
@@ -42,6 +45,9 @@ func TestAnswersThatAreErrors(t *testing.T) {
 	}{
 		{"bad data", answering(400, api("bad_data", "invalid parameter \"query\":\n 1:3: parse error")), `400 Bad Request: bad_data: invalid parameter "query": 1:3: parse error`, kindRejected},
 		{"execution", answering(422, api("execution", "multiple matches for labels")), "422 Unprocessable Entity: execution: multiple matches for labels", kindRejected},
+		{"a storage that failed", answering(422, api("execution", "expanding series: proxy Series(): rpc error: code = Unavailable desc = EOF")), "422 Unprocessable Entity: execution: expanding series: proxy Series(): rpc error: code = Unavailable desc = EOF", kindFailed},
+		{"a storage that was slow", answering(422, api("execution", "expanding series: context deadline exceeded")), "422 Unprocessable Entity: execution: expanding series: context deadline exceeded", kindTimeout},
+		{"VictoriaMetrics was slow", answering(422, api("422", "timeout exceeded during query execution: 8.000 seconds")), "422 Unprocessable Entity: 422: timeout exceeded during query execution: 8.000 seconds", kindTimeout},
 		{"long words", answering(422, api("execution", strings.Repeat("x", 2000))), "422 Unprocessable Entity: execution: " + strings.Repeat("x", maxWords) + "…", kindRejected},
 		{"too long for the server", answering(414, "<html>414 Request-URI Too Large</html>"), "414 Request URI Too Long: <html>414 Request-URI Too Large</html>: the query is too long for the server or for a proxy before it", kindRejected},
 		{"400 of something else", answering(400, "Client sent an HTTP request to an HTTPS server.\n"), "400 Bad Request: Client sent an HTTP request to an HTTPS server.", kindFailed},
@@ -112,6 +118,9 @@ func TestAnswersThatAreErrors(t *testing.T) {
 				}
 				texts = append(texts, err.Error())
 				wantKind(t, err, test.kind)
+				if errors.Is(err, sources.ErrTooSlow) != (test.kind == kindTimeout) {
+					t.Errorf("too slow: %v, want it for a timeout only", errors.Is(err, sources.ErrTooSlow))
+				}
 			}
 			if texts[0] != prefix+test.want {
 				t.Errorf("the error is\n%q, want\n%q", texts[0], prefix+test.want)
@@ -131,11 +140,99 @@ func wantKind(t *testing.T, err error, want kind) {
 	if _, got := errors.AsType[*sources.ThrottledError](err); got != (want == kindThrottled) {
 		t.Errorf("throttled: %v, want %s", got, want)
 	}
+	if got := errors.Is(err, sources.ErrTooSlow); got && want != kindTimeout {
+		t.Errorf("too slow, want %s", want)
+	}
 	if errors.Is(err, sources.ErrNoData) {
 		t.Error("a failure is no data")
 	}
 	if f, ok := errors.AsType[*failure](err); !ok || f.kind != want {
 		t.Errorf("the failure is %+v, want it %s", f, want)
+	}
+}
+
+func TestEndOfExecution(t *testing.T) {
+	for words, want := range map[string]kind{
+		"multiple matches for labels: many-to-one matching must be explicit":                                                         kindRejected,
+		"query processing would load too many samples into memory in query execution":                                                kindRejected,
+		"expanding series: exceeded series limit: rpc error: code = ResourceExhausted desc = limit 10 violated":                      kindRejected,
+		"expanding series: the query exceeded the maximum number of chunks (limit: 10) (err-mimir-max-chunks-per-query)":             kindRejected,
+		"expanding series: rpc error: code = ResourceExhausted desc = grpc: received message larger than max (5 vs. 4)":              kindRejected,
+		"expanding series: remote_read: remote server http://lt/read returned http status 503":                                       kindFailed,
+		"receive series from Addr: 10.0.0.7:10901: rpc error: code = Unavailable desc = EOF":                                         kindFailed,
+		"rpc error: code = Aborted desc = fetch series for block":                                                                    kindFailed,
+		"rpc error: code = ResourceExhausted desc = too many outstanding requests":                                                   kindFailed,
+		"rpc error: code = Canceled desc = grpc: the client connection is closing":                                                   kindFailed,
+		"expanding series: context canceled":                                                                                         kindFailed,
+		"expanding series: rpc error: code = DeadlineExceeded desc = stream terminated":                                              kindTimeout,
+		"expanding series: context deadline exceeded":                                                                                kindTimeout,
+		"query timed out in expression evaluation":                                                                                   kindTimeout,
+		`cannot execute query="rate(http_timeout_total[5m])": the number of matching timeseries exceeds 30000`:                       kindRejected,
+		`cannot execute query="up": cannot obtain results: timeout exceeded before starting the query processing: 8.000 seconds (1)`: kindTimeout,
+	} {
+		if got := endOf(words); got != want {
+			t.Errorf("%q is %s, want %s", words, got, want)
+		}
+		// An answer with another status may say the same.
+		c := &call{server: new(server), answer: new(meter)}
+		err := c.check(envelope{status: "error", errorType: "execution", message: words})
+		if f, ok := errors.AsType[*failure](err); !ok || f.kind != want {
+			t.Errorf("%q is %v, want it %s", words, err, want)
+		}
+		if errors.Is(err, sources.ErrTooSlow) != (want == kindTimeout) || errors.Is(err, sources.ErrRejected) != (want == kindRejected) {
+			t.Errorf("%q is an error that wraps other than %s", words, want)
+		}
+	}
+}
+
+// TestIncompleteAnswers are the answers of servers that could not read all of the data.
+func TestIncompleteAnswers(t *testing.T) {
+	with := func(fields string) string {
+		return strings.TrimSuffix(vectorOf(`{"metric":{},"value":[1,"3"]}`), "}") + "," + fields + "}"
+	}
+	const away = "remote_read: remote server http://lt:1/read returned http status 503: unavailable"
+	for _, test := range []struct{ name, answer, want string }{
+		{"a remote read failed", with(`"warnings":["` + away + `"]`), away},
+		{"beside others, in any order", with(`"infos":["x"],"warnings":["PromQL warning: z","` + away + `","PromQL info: z","a store is away"]`), away},
+		{"after more than are kept", with(`"warnings":[` + strings.Repeat(`"PromQL warning: z",`, maxWarnings) + `"` + away + `"]`), away},
+		{"before the data", `{"warnings":["` + away + `"],` + strings.TrimPrefix(with(`"x":1`), "{"), away},
+		{"no samples", strings.TrimSuffix(vectorOf(``), "}") + `,"warnings":["` + away + `"]}`, away},
+		{"too many warnings", with(`"warnings":["PromQL warning: z","3 more warning annotations omitted"]`), "3 more warning annotations omitted"},
+		{"VictoriaMetrics", with(`"isPartial":true`), "the server says isPartial, and not why"},
+		{"both", with(`"isPartial":true,"warnings":["` + away + `"]`), away},
+		{"whole", with(`"isPartial":false,"warnings":["PromQL warning: bucket label","PromQL info: metric might not be a counter"],"infos":["PromQL info: x","y"]`), ""},
+		{"nothing", with(`"isPartial":null,"warnings":null`), ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s, web := start(t, answering(200, test.answer), nil)
+			got := fetchOne(t, s, "a")
+			if test.want == "" {
+				if got.Err != nil || got.Samples[0].Value != 3 {
+					t.Errorf("got %+v", got)
+				}
+				return
+			}
+			want := fmt.Sprintf("prometheus server %q (%s): the answer is not complete: %s", DefaultServer, web.URL, test.want)
+			if got.Err == nil || got.Err.Error() != want {
+				t.Fatalf("the error is\n%v, want\n%s", got.Err, want)
+			}
+			wantKind(t, got.Err, kindFailed)
+		})
+	}
+}
+
+func TestIncompleteListIsTaken(t *testing.T) {
+	s, _ := start(t, answering(200, `{"status":"success","isPartial":true,"data":[{"__name__":"up"}],"warnings":["a store is away"]}`), nil)
+	var log bytes.Buffer
+	ctx := klog.NewContext(t.Context(), textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(&log), textlogger.Verbosity(0))))
+	for range 3 {
+		names := 0
+		if err := s.Series(ctx, "default", "up", time.Now(), time.Now(), func(string, []string) { names++ }); err != nil || names != 1 {
+			t.Errorf("%d series and the error %v, want 1 and none", names, err)
+		}
+	}
+	if n := strings.Count(log.String(), "a store is away"); n != 1 {
+		t.Errorf("that is %d times in the log, want once:\n%s", n, log.String())
 	}
 }
 
@@ -182,6 +279,9 @@ func TestNoConnection(t *testing.T) {
 		t.Errorf("the error is %v, want %s", got, want)
 	}
 	wantKind(t, got, kindTimeout)
+	if errors.Is(got, sources.ErrTooSlow) || errors.Is(got, context.DeadlineExceeded) {
+		t.Error("the query is taken for too slow")
+	}
 }
 
 func TestTLSErrors(t *testing.T) {

@@ -1,6 +1,7 @@
 package prometheus
 
 import (
+	"cmp"
 	"context"
 	"net/url"
 	"slices"
@@ -25,7 +26,10 @@ const (
 // It takes a minute at most.
 //
 // An error may come after some of the series were visited. They are not all there are,
-// so that what was gathered of them must be dropped. Series without a name, and those
+// so that what was gathered of them must be dropped. An answer that the server itself says
+// is not complete is no error, but for the log: a store that is away for good would
+// otherwise keep all metrics from being found, and those whose series are missing are
+// known for a while longer in any case. Series without a name, and those
 // with a name of more than 1,024 bytes or more than 1,000 labels, are left out.
 func (s *Source) Series(ctx context.Context, server, selector string, start, end time.Time, visit func(name string, labelNames []string)) error {
 	asked, err := s.server(server)
@@ -37,7 +41,7 @@ func (s *Source) Series(ctx context.Context, server, selector string, start, end
 	})
 	c.limit = listingLimit
 	var e envelope
-	f := s.do(ctx, asked.listings, c, func() error {
+	f := s.do(ctx, []chan struct{}{asked.listings}, c, func() error {
 		if err := decodeSeries(c.answer, &e, visit); err != nil {
 			return err
 		}
@@ -45,6 +49,10 @@ func (s *Source) Series(ctx context.Context, server, selector string, start, end
 	})
 	if f != nil {
 		return asked.wrap(f)
+	}
+	if e.isIncomplete() && asked.incomplete.CompareAndSwap(false, true) {
+		klog.FromContext(ctx).Info("A list of series is not complete, so that metrics may be missing; this is said once", "server", asked.name,
+			"asked", c.asked(), "warning", c.clean(cmp.Or(e.incomplete, isPartial), maxWords))
 	}
 	c.logWarnings(ctx, e)
 	return nil

@@ -3,6 +3,7 @@
 package prometheus
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -38,6 +39,14 @@ func New(c Config) (*Source, error) {
 		s.servers[name] = made
 	}
 	return s, nil
+}
+
+// CloseIdleConnections ends the connections of a source that is not to be used any
+// more, as soon as no call uses them.
+func (s *Source) CloseIdleConnections() {
+	for _, each := range s.servers {
+		each.retire()
+	}
 }
 
 // server is the one of that name.
@@ -109,7 +118,7 @@ func (s *Source) ask(ctx context.Context, asked *server, q *Query, at time.Time)
 		// A sum over a part of the data is a wrong number. Thanos gives an error instead if
 		// it is told the first (https://thanos.io/tip/components/query.md/#partial-response),
 		// and VictoriaMetrics the second (https://docs.victoriametrics.com/victoriametrics/cluster-victoriametrics/#cluster-availability).
-		// Prometheus passes over both.
+		// Prometheus passes over both, and says in its warnings what is missing.
 		"partial_response": {"false"}, "deny_partial_response": {"1"},
 	})
 	c.maxBytes = maxAnswer
@@ -117,11 +126,11 @@ func (s *Source) ask(ctx context.Context, asked *server, q *Query, at time.Time)
 		e       envelope
 		samples []sources.Sample
 	)
-	f := s.do(ctx, asked.queries, c, func() (err error) {
+	f := s.do(ctx, asked.slots(ctx), c, func() (err error) {
 		if samples, err = decodeQuery(c.answer, &e); err != nil {
 			return err
 		}
-		return c.check(e)
+		return cmp.Or(c.check(e), c.whole(e))
 	})
 	if f != nil {
 		return sources.Result{Err: asked.wrap(f)}

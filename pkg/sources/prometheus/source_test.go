@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -325,6 +327,75 @@ func TestFetchKeepsWhatWasAnsweredInTime(t *testing.T) {
 	}
 }
 
+// connections counts those that a server has.
+type connections struct{ opened, open atomic.Int64 }
+
+func (c *connections) state(_ net.Conn, s http.ConnState) {
+	switch s {
+	case http.StateNew:
+		c.opened.Add(1)
+		c.open.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		c.open.Add(-1)
+	default:
+	}
+}
+
+func (c *connections) wantNone(t *testing.T) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); c.open.Load() > 0; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d connections are still there", c.open.Load(), c.opened.Load())
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
+// TestCloseIdleConnections retires sources with a Fetch under way, which is to end well,
+// and to leave no connection.
+func TestCloseIdleConnections(t *testing.T) {
+	for _, test := range authTests {
+		t.Run(test.name, func(t *testing.T) {
+			asked, block := make(chan struct{}, 10), new(gate)
+			f := &fakePrometheus{values: map[string]string{"a": "1", "b": "2", "c": "3"}, before: func(_ http.ResponseWriter, r *http.Request) bool {
+				asked <- struct{}{}
+				block.pass(r.Context())
+				return false
+			}}
+			seen := new(connections)
+			web := httptest.NewUnstartedServer(f)
+			web.Config.ConnState = seen.state
+			web.Start()
+			defer web.Close()
+			s := newSource(t, web.URL, func(s *Server) {
+				test.change(t, s)
+				s.MaxCalls = 1
+			})
+			fetchOne(t, s, "a")
+			<-asked
+			if open := seen.open.Load(); open != 1 {
+				t.Fatalf("there are %d connections before, want the idle one", open)
+			}
+			release, results := block.close(), make(chan []sources.Result)
+			go func() {
+				results <- s.Fetch(t.Context(), []sources.Query{NewQuery("", "a", 0), NewQuery("", "b", 0), NewQuery("", "c", 0)})
+			}()
+			<-asked
+			s.CloseIdleConnections()
+			release()
+			for i, r := range <-results {
+				if r.Err != nil || r.Samples[0].Value != float64(i+1) {
+					t.Errorf("result %d is %+v", i, r)
+				}
+			}
+			seen.wantNone(t)
+			// A Fetch may have begun before, and make its first call only now.
+			fetchOne(t, s, "a")
+			seen.wantNone(t)
+		})
+	}
+}
+
 func TestFetchUnknownServer(t *testing.T) {
 	s, _ := start(t, new(fakePrometheus), nil)
 	got := s.Fetch(t.Context(), []sources.Query{NewQuery("other", "a", 0)})[0]
@@ -539,5 +610,38 @@ func TestNoDataNamesTheQuery(t *testing.T) {
 	got := fetchOne(t, s, "sum(\n  x\n)")
 	if want := fmt.Sprintf(`prometheus server "default" (%s): no data for sum( x )`, web.URL); !errors.Is(got.Err, sources.ErrNoData) || got.Err.Error() != want {
 		t.Errorf("the error is %v, want %s", got.Err, want)
+	}
+}
+
+// TestFetchesThatYieldLeaveRoom has queries that hang, as many as may be in flight at
+// once, asked by Fetches that yield; another Fetch is answered beside them.
+func TestFetchesThatYieldLeaveRoom(t *testing.T) {
+	hang := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.FormValue("query") != "good" {
+			select {
+			case <-hang:
+			case <-r.Context().Done():
+			}
+		}
+		fmt.Fprint(w, `{"status":"success","data":{"resultType":"scalar","result":[1,"7"]}}`)
+	}))
+	defer server.Close()
+	defer close(hang)
+	s, err := New(Config{Servers: map[string]Server{DefaultServer: {URL: server.URL, MaxCalls: 4}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var fetches sync.WaitGroup
+	defer fetches.Wait()
+	defer cancel()
+	for i := range 4 {
+		fetches.Go(func() {
+			s.Fetch(sources.Yielding(ctx), []sources.Query{NewQuery("", fmt.Sprintf("slow%d", i), 0)})
+		})
+	}
+	if got := fetchOne(t, s, "good"); got.Err != nil || got.Samples[0].Value != 7 {
+		t.Errorf("got %v", got)
 	}
 }
