@@ -3,6 +3,7 @@ package objects
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -46,8 +47,9 @@ func NewMapper(d discovery.DiscoveryInterface) *Mapper {
 }
 
 // Refresh learns the resources anew. A group that cannot be read, as when its
-// aggregated server is away, keeps what was known of it and is no error. After an error
-// everything that was known still is. Refreshes at the same time are one.
+// aggregated server is away, keeps what was known of it and is no error, but for the core
+// group before anything was known. After an error everything that was known still is.
+// Refreshes at the same time are one.
 func (m *Mapper) Refresh(ctx context.Context) error {
 	// The refresh goes on for the others if one caller leaves.
 	detached := context.WithoutCancel(ctx)
@@ -98,6 +100,13 @@ func (m *Mapper) Singular(r schema.GroupResource) string {
 	return r.Resource
 }
 
+// Known implements rules.Mapper: it is true after the first Refresh without an error.
+func (m *Mapper) Known() bool { return m.Generation() > 0 }
+
+// Generation implements rules.Mapper. It counts the Refreshes that found other resources
+// than were known, the first of all included.
+func (m *Mapper) Generation() uint64 { return m.known.Load().generation }
+
 // KindOf is the kind of a resource that Normalize gave, in the version that the API
 // server prefers of those which have it.
 func (m *Mapper) KindOf(r schema.GroupResource) (schema.GroupVersionKind, bool) {
@@ -118,7 +127,9 @@ func (m *Mapper) ResourceOf(k schema.GroupKind) (schema.GroupResource, bool) {
 
 // resources are what is known at one time. They are never changed.
 type resources struct {
-	groups []group
+	// generation is 0 before anything was read.
+	generation uint64
+	groups     []group
 	// byName has plurals and singulars in lower case; of each the resource of the
 	// group that wins comes first.
 	byName     map[string][]*resource
@@ -211,6 +222,9 @@ func (m *Mapper) refresh(ctx context.Context) error {
 		klog.FromContext(ctx).V(2).Info("Some resources of the API cannot be discovered, and stay as they were", "why", found.failed)
 	}
 	before := m.known.Load()
+	if err := found.coreFailure(); err != nil && before.generation == 0 {
+		return fmt.Errorf("discovery of the core group's resources: %w", err)
+	}
 	groups := make([]group, 0, len(found.groups))
 	for _, g := range found.groups {
 		if !slices.Contains(metricsGroups, g.Name) {
@@ -221,7 +235,12 @@ func (m *Mapper) refresh(ctx context.Context) error {
 		// The core group is the one without a name.
 		return min(len(a.name), 1) - min(len(b.name), 1)
 	})
-	m.known.Store(index(groups))
+	if before.generation > 0 && reflect.DeepEqual(before.groups, groups) {
+		return nil
+	}
+	next := index(groups)
+	next.generation = before.generation + 1
+	m.known.Store(next)
 	return nil
 }
 
@@ -317,6 +336,16 @@ func (d discovered) failedAny(group string) bool {
 		}
 	}
 	return false
+}
+
+// coreFailure is why the core group cannot be read.
+func (d discovered) coreFailure() error {
+	for v, err := range d.failed {
+		if v.Group == "" {
+			return err
+		}
+	}
+	return nil
 }
 
 func newVersion(gv schema.GroupVersion, list *metav1.APIResourceList) version {

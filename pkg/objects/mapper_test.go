@@ -228,6 +228,36 @@ func TestNothingIsKnownBeforeRefresh(t *testing.T) {
 	}
 }
 
+// A generation tells whether what was found out before still holds.
+func TestGeneration(t *testing.T) {
+	f := api(cluster...)
+	m := NewMapper(f)
+	v1, away := schema.GroupVersion{Version: "v1"}, errors.New("the server is currently unable to handle the request")
+	for _, step := range []struct {
+		name       string
+		change     func()
+		fails      bool
+		generation uint64
+	}{
+		{"the API server is away", func() { f.err = away }, true, 0},
+		{"the core group is away", func() { f.err, f.failed[v1] = nil, away }, true, 0},
+		{"all is read", func() { delete(f.failed, v1) }, false, 1},
+		{"nothing has changed", func() {}, false, 1},
+		{"the core group stays as it was", func() { f.failed[v1] = away }, false, 1},
+		{"there is a new resource", func() { f.add("example.com/v1 squids squid Squid namespaced") }, false, 2},
+		{"the API server is away again", func() { f.err = away }, true, 2},
+		{"all is as before", func() { f.err = nil; delete(f.failed, v1) }, false, 2},
+	} {
+		step.change()
+		if err := m.Refresh(t.Context()); (err != nil) != step.fails {
+			t.Errorf("%s: %v", step.name, err)
+		}
+		if got := m.Generation(); got != step.generation || m.Known() != (got > 0) {
+			t.Errorf("%s: generation %d, known: %t", step.name, got, m.Known())
+		}
+	}
+}
+
 func TestUnknownResourcesHaveNoKind(t *testing.T) {
 	m := refreshed(t, api(cluster...))
 	// What Normalize takes for a name is no resource yet.

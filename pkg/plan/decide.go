@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -39,8 +40,8 @@ const (
 )
 
 const (
-	// switchFor is how long reads may go on with the query of the plan before, if that
-	// of the new one has no answer yet.
+	// switchFor is how long the query of a new plan may take to be answered. After it an
+	// exact one is read even so, and a shared one that failed is given up for a while.
 	switchFor = 2 * time.Minute
 	// wantedFor is how long after a read that no HPA announced others may share its
 	// query: some syncs of an HPA.
@@ -80,10 +81,14 @@ func (p *plan) of(s subject) (*subjectPlan, *space) {
 
 // Update takes in what all HPAs ask for now, and gives the requests that serve them and
 // are known before anybody reads: shared ones, and exact ones of named objects. Called
-// again with the same demands it follows the number of objects.
+// again with the same demands it follows the number of objects. There are none before
+// the Mapper is Known.
 func (p *Planner) Update(demands []Demand) []engine.Request {
 	p.updating.Lock()
 	defer p.updating.Unlock()
+	if !p.opts.Mapper.Known() {
+		return nil
+	}
 	before, next := p.plan.Load(), &plan{subjects: map[subjectKey]*subjectPlan{}}
 	var requests []engine.Request
 	for key, wanted := range group(demands) {
@@ -174,7 +179,7 @@ func (p *Planner) decide(spaces map[string]*wanted, before *subjectPlan) *subjec
 
 // local is the scope that fits one namespace by itself.
 func (p *Planner) local(w *wanted, before *space) rules.Scope {
-	if !p.query(w.subject, rules.Namespace, nil).fit(p.now()) {
+	if !p.forPlan(w.subject, rules.Namespace, nil).fit(p.now()) {
 		return rules.Named
 	}
 	wasShared := before != nil && before.local != rules.Named
@@ -228,7 +233,7 @@ func (p *Planner) wide(spaces map[string]*wanted, next, before *subjectPlan) boo
 		objects += n
 		counted = counted && known
 	}
-	if sharing < from || !p.query(one.subject, rules.Cluster, nil).fit(p.now()) {
+	if sharing < from || !p.forPlan(one.subject, rules.Cluster, nil).fit(p.now()) {
 		return false
 	}
 	all, known := p.count(one.Resource, "")
@@ -254,7 +259,7 @@ func (p *Planner) announced(spaces map[string]*wanted, decided *subjectPlan) []e
 }
 
 func (p *Planner) announce(requests []engine.Request, s subject, scope rules.Scope, names []string) []engine.Request {
-	q := p.query(s, scope, names)
+	q := p.forPlan(s, scope, names)
 	if q.err != nil {
 		klog.Background().V(2).Info("An HPA asks for what cannot be asked", "server", s.Server, "series", s.Series,
 			"resource", s.Resource, "namespace", s.Namespace, "err", q.err)
@@ -265,7 +270,7 @@ func (p *Planner) announce(requests []engine.Request, s subject, scope rules.Sco
 
 // scope is that of the query that answers a read of those objects best. The read may
 // have to take a narrower one.
-func (p *Planner) scope(s subject, names []string) rules.Scope {
+func (p *Planner) scope(ctx context.Context, s subject, names []string) rules.Scope {
 	if !s.Share {
 		return rules.Named
 	}
@@ -273,7 +278,7 @@ func (p *Planner) scope(s subject, names []string) rules.Scope {
 	all, planned := p.plan.Load().of(s)
 	switch {
 	case planned != nil && planned.scope != rules.Named:
-		return p.warm(s, names, planned, now)
+		return p.warm(ctx, s, names, planned, now)
 	case s.Namespace != "" && (all != nil && all.wide || p.known(s, rules.Cluster).wantedLately(now)):
 		return rules.Cluster
 	}
@@ -288,33 +293,50 @@ func (p *Planner) scope(s subject, names []string) rules.Scope {
 	case shared:
 		return rules.Namespace
 	case planned != nil:
-		return p.warm(s, names, planned, now)
+		return p.warm(ctx, s, names, planned, now)
 	}
 	return rules.Named
 }
 
-// warm is the scope of the plan, or the one before until the query of the plan was
-// answered or has failed.
-func (p *Planner) warm(s subject, names []string, planned *space, now time.Duration) rules.Scope {
+// warm is the scope of the plan, or the one before while that serves and the query of the
+// plan was not answered yet.
+func (p *Planner) warm(ctx context.Context, s subject, names []string, planned *space, now time.Duration) rules.Scope {
 	states, ok := p.opts.Engine.(StateReader)
-	if !ok || planned.was == planned.scope || time.Since(planned.since) > switchFor {
+	if !ok || planned.was == planned.scope {
 		return planned.scope
 	}
 	next, last := p.query(s, planned.scope, names), p.query(s, planned.was, names)
 	if !next.fit(now) || !last.fit(now) {
 		return planned.scope
 	}
-	request := p.request(s, next)
+	request, late := p.request(s, next), time.Since(planned.since) > switchFor
+	state, known := states.Peek(request)
 	// What is known from before the switch may be the end of an earlier demand, and a
 	// read of it wait.
-	state, known := states.Peek(request)
-	if known && (!state.Answer.Fetched.Before(planned.since) || !state.Since.Before(planned.since)) {
+	failed := known && state.Err != nil && (late || !state.Since.Before(planned.since))
+	switch {
+	case known && !state.Answer.Fetched.Before(planned.since):
 		return planned.scope
-	}
-	state, known = states.Peek(p.request(s, last))
-	if !known || !state.InDemand || state.ReadErr != nil && !errors.Is(state.ReadErr, sources.ErrNoData) {
+	case late && !failed && planned.scope == rules.Named:
+		// Those names may be new, and the next ones too.
 		return planned.scope
+	case !p.serves(s, last):
+		return planned.scope
+	case failed && planned.scope != rules.Named && isUnfit(state.Err):
+		p.bar(ctx, next, state.Err)
+	case !failed:
+		states.Touch(request)
 	}
-	states.Touch(request)
 	return planned.was
+}
+
+// serves says whether a read of q gives an answer at once and costs the backend nothing
+// that it is not asked anyway.
+func (p *Planner) serves(s subject, q *query) bool {
+	states, ok := p.opts.Engine.(StateReader)
+	if !ok || q.err != nil {
+		return false
+	}
+	state, known := states.Peek(p.request(s, q))
+	return known && state.InDemand && (state.ReadErr == nil || errors.Is(state.ReadErr, sources.ErrNoData))
 }

@@ -51,6 +51,11 @@ type StateReader interface {
 	Touch(request engine.Request)
 }
 
+// ErrNotReady is the error of all reads until the resources of the Kubernetes API were
+// read for the first time: a query made before could ask for a label that does not
+// exist, which reads as no data.
+var ErrNotReady = rules.ErrNotReady
+
 // Planner plans queries. It is safe for concurrent use.
 type Planner struct {
 	opts  Options
@@ -83,9 +88,10 @@ func New(opts Options) *Planner {
 // now counts by the monotonic clock.
 func (p *Planner) now() time.Duration { return time.Since(p.epoch) }
 
-// External is the request of an external metric of a rule.
+// External is the request of an external metric of a rule. The error is ErrNotReady, or
+// says what cannot be expressed.
 func (p *Planner) External(r *rules.Compiled, series, namespace string, selector labels.Selector) (engine.Request, error) {
-	s, err := resolve(OfRule(r, series, schema.GroupResource{}, namespace, selector))
+	s, err := p.resolve(OfRule(r, series, schema.GroupResource{}, namespace, selector))
 	if err != nil {
 		return engine.Request{}, err
 	}
@@ -108,20 +114,21 @@ type Reading struct {
 }
 
 // Read reads the subject's values of the objects of those names, at least one. It
-// reads the shared query where the plan has one, and the exact one where the backend
-// rejects that. An answer without a value is a Reading without samples, and no error.
-// Errors are the engine's, or the rule's if the selector cannot be expressed.
+// reads the shared query where the plan has one, and a narrower one where the backend
+// rejects that or is too slow for it. An answer without a value is a Reading without
+// samples, and no error. Errors are the engine's, the rule's if the selector cannot be
+// expressed, or ErrNotReady.
 func (p *Planner) Read(ctx context.Context, s Subject, names []string) (Reading, error) {
-	resolved, err := resolve(s)
+	resolved, err := p.resolve(s)
 	if err != nil {
 		return Reading{}, err
 	}
-	q, answer, err := p.read(ctx, resolved, p.scope(resolved, names), names)
-	if err != nil {
-		return Reading{}, err
+	o := p.read(ctx, resolved, p.scope(ctx, resolved, names), names)
+	if o.err != nil {
+		return Reading{}, o.err
 	}
-	reading := Reading{Fetched: answer.Fetched, Question: q.question}
-	if objects := q.index(answer, s.Namespace); len(objects) > 0 {
+	reading := Reading{Fetched: o.answer.Fetched, Question: o.q.question}
+	if objects := o.q.index(o.answer, s.Namespace); len(objects) > 0 {
 		reading.Samples = make(map[types.NamespacedName][]sources.Sample, min(len(names), len(objects)))
 		for _, name := range names {
 			key := types.NamespacedName{Namespace: s.Namespace, Name: name}
@@ -152,7 +159,7 @@ func (p *Planner) ReadAll(ctx context.Context, s Subject, objects []types.Namesp
 // readCluster reads one query of the cluster. The error wraps errNotShared if there
 // can be none.
 func (p *Planner) readCluster(ctx context.Context, s Subject, objects []types.NamespacedName) (Reading, error) {
-	resolved, err := resolve(s)
+	resolved, err := p.resolve(s)
 	if err != nil {
 		return Reading{}, err
 	}
@@ -162,10 +169,18 @@ func (p *Planner) readCluster(ctx context.Context, s Subject, objects []types.Na
 	}
 	q.wanted.Store(int64(p.now()))
 	answer, err := p.ask(ctx, resolved, q)
-	if p.rejected(ctx, q, err) {
+	switch {
+	case errors.Is(err, sources.ErrRejected):
+		p.bar(ctx, q, err)
 		return Reading{}, errNotShared
-	}
-	if err != nil {
+	case isSlow(ctx, err):
+		// One object tells whether the others are worth a try.
+		resolved.Namespace = objects[0].Namespace
+		if p.readNarrower(ctx, resolved, outcome{q, answer, err}, []string{objects[0].Name}).err == nil {
+			return Reading{}, errNotShared
+		}
+		return Reading{}, err
+	case err != nil:
 		return Reading{}, err
 	}
 	reading := Reading{Fetched: answer.Fetched, Question: q.question, Samples: map[types.NamespacedName][]sources.Sample{}}
@@ -206,33 +221,13 @@ func (p *Planner) readEach(ctx context.Context, s Subject, names map[string][]st
 	return all, nil
 }
 
-// read reads the query of a scope, or of a narrower one where the wider is not shared
-// or rejected.
-func (p *Planner) read(ctx context.Context, s subject, scope rules.Scope, names []string) (*query, engine.Answer, error) {
-	for ; scope > rules.Named; scope-- {
-		q := p.query(s, scope, nil)
-		if !q.fit(p.now()) {
-			continue
-		}
-		answer, err := p.ask(ctx, s, q)
-		if !p.rejected(ctx, q, err) {
-			return q, answer, err
-		}
-	}
-	q := p.query(s, rules.Named, names)
-	if q.err != nil {
-		return q, engine.Answer{}, q.err
-	}
-	answer, err := p.ask(ctx, s, q)
-	return q, answer, err
-}
-
 // ask reads one query. No data is an answer without samples.
 func (p *Planner) ask(ctx context.Context, s subject, q *query) (engine.Answer, error) {
 	answer, err := p.opts.Engine.Read(ctx, p.request(s, q))
 	if errors.Is(err, sources.ErrNoData) {
 		err = nil
 	}
+	q.heed(ctx, answer.Fetched.Sub(p.epoch), p.now(), err)
 	return answer, err
 }
 

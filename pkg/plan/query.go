@@ -1,7 +1,8 @@
 package plan
 
 import (
-	"context"
+	"cmp"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,7 +12,6 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/klog/v2"
 
 	"github.com/tidegauge/tidegauge/pkg/engine"
 	"github.com/tidegauge/tidegauge/pkg/rules"
@@ -24,15 +24,17 @@ const (
 	keepFor = 5 * time.Minute
 	// sweepEvery is how often the queries are looked through.
 	sweepEvery = time.Minute
-	// maxQueries is how many are kept; beyond it a query is made anew for every read.
+	// maxQueries and maxBytes, of the PromQL of all together, are how many are kept.
 	maxQueries = 20_000
-	// retryAfter is when a query that could not be made is tried again: the resource
-	// may have become known.
-	retryAfter = 30 * time.Second
-	// rejectedFor is how long a shared query is not asked after the backend refused it,
-	// such as for the number of samples that it touches.
-	rejectedFor = 10 * time.Minute
+	maxBytes   = 64 << 20
+	// keptShare of them, in percent, are left when there were too many.
+	keptShare = 90
+	// maxNames is from how many bytes on a list of names is known by its hash.
+	maxNames = 128
 )
+
+// never is a time long before the planner's first.
+const never = int64(-24 * time.Hour)
 
 // errNotShared is why a query that reads more objects than asked for is not made.
 var errNotShared = errors.New("the rule's queries are not shared")
@@ -43,7 +45,7 @@ type queryKey struct {
 
 	scope     rules.Scope
 	namespace string
-	// names are the objects of rules.Named, sorted, one a line.
+	// names are the objects of rules.Named, as join has them.
 	names string
 }
 
@@ -51,26 +53,37 @@ type queryKey struct {
 type queries struct {
 	mu    sync.RWMutex
 	byKey map[queryKey]*query
+	bytes int
 	swept time.Duration
+	// servers are those that have been asked, by name. There are no more than the
+	// configuration has named.
+	servers map[string]*server
 }
 
-func newQueries() queries { return queries{byKey: map[queryKey]*query{}} }
+func newQueries() queries {
+	return queries{byKey: map[queryKey]*query{}, servers: map[string]*server{}}
+}
 
 // query is a question to the backend. All but the atomic fields and the index never
 // change.
 type query struct {
+	scope    rules.Scope
 	question rules.Question
 	ask      sources.Query
-	// err is why it cannot be asked.
-	err  error
-	made time.Duration
+	// err is why it cannot be asked, and asker who said so.
+	err   error
+	asker Asker
+	// generation is that of the Mapper with which it was made last.
+	generation atomic.Uint64
 	// used is when it was last looked up.
 	used atomic.Int64
 	// wanted is when it was last read by somebody who would have it read even if
 	// nobody else did.
 	wanted atomic.Int64
-	// rejected is until when it is not asked because the backend refused it.
-	rejected atomic.Int64
+	// planned is when it was last part of a plan.
+	planned atomic.Int64
+	// bars is how the backend has dealt with it.
+	bars bars
 
 	indexing sync.Mutex
 	indexed  atomic.Pointer[index]
@@ -99,20 +112,44 @@ func sorted(names []string) []string {
 	return names
 }
 
-// join is a text of names, which have no newlines.
-func join(names []string) string { return strings.Join(names, "\n") }
+// join is a text for names, which have no newlines: themselves, one a line, or a hash of
+// many.
+func join(names []string) string {
+	text := strings.Join(names, "\n")
+	if len(text) <= maxNames {
+		return text
+	}
+	sum := sha256.Sum256([]byte(text))
+	return "\n" + string(sum[:])
+}
 
 // query is that of a scope. It is made if need be.
 func (p *Planner) query(s subject, scope rules.Scope, names []string) *query {
 	if scope == rules.Named {
 		names = sorted(names)
 	}
-	key, now := keyOf(s, scope, names), p.now()
+	key, now, generation := keyOf(s, scope, names), p.now(), p.opts.Mapper.Generation()
 	q := p.queries.get(key)
-	if q == nil || q.err != nil && now-q.made > retryAfter {
-		q = p.queries.add(key, p.compose(s, key, names), now)
+	if !q.current(s, generation) {
+		// A new generation may have come meanwhile: then it is made again.
+		made := p.compose(s, key, names)
+		made.generation.Store(generation)
+		q = p.queries.add(key, made, now)
 	}
 	q.use(now)
+	return q
+}
+
+// current says whether q is what would be made now. Only an error has words of its asker.
+func (q *query) current(s subject, generation uint64) bool {
+	return q != nil && q.generation.Load() == generation && (q.err == nil || q.asker == s.Asker)
+}
+
+// forPlan is query for what is or may become part of a plan: it is the last to be
+// forgotten.
+func (p *Planner) forPlan(s subject, scope rules.Scope, names []string) *query {
+	q := p.query(s, scope, names)
+	q.planned.Store(int64(p.now()))
 	return q
 }
 
@@ -130,8 +167,10 @@ func (p *Planner) known(s subject, scope rules.Scope) *query {
 
 // compose makes the query of a key.
 func (p *Planner) compose(s subject, key queryKey, names []string) *query {
-	q := &query{made: p.now()}
-	q.wanted.Store(int64(-wantedFor) - 1) // never
+	q := &query{scope: key.scope, asker: s.Asker}
+	q.bars.server = p.queries.server(s.Server)
+	q.wanted.Store(never)
+	q.planned.Store(never)
 	ask := rules.Ask{
 		Series: s.Series, Selector: s.Selector, Resource: s.Resource,
 		Namespace: key.namespace, Scope: key.scope,
@@ -167,19 +206,47 @@ func (all *queries) get(key queryKey) *query {
 	return all.byKey[key]
 }
 
-// add keeps q, unless somebody else has just made one that is as good.
-func (all *queries) add(key queryKey, q *query, now time.Duration) *query {
+func (all *queries) server(name string) *server {
 	all.mu.Lock()
 	defer all.mu.Unlock()
-	if other, ok := all.byKey[key]; ok && (other.err == nil || q.err != nil && other.made > now-retryAfter) {
-		return other
+	s := all.servers[name]
+	if s == nil {
+		s = &server{}
+		s.recovered.Store(never)
+		all.servers[name] = s
+	}
+	return s
+}
+
+// add keeps made, or the query that it would replace if that asks the same still: what
+// is known of it counts.
+func (all *queries) add(key queryKey, made *query, now time.Duration) *query {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	before := all.byKey[key]
+	if before != nil && before.err == nil && made.err == nil && before.question == made.question {
+		before.generation.Store(made.generation.Load())
+		return before
 	}
 	all.sweep(now)
-	q.used.Store(int64(now))
-	if len(all.byKey) < maxQueries {
-		all.byKey[key] = q
+	if len(all.byKey) >= maxQueries || all.bytes+made.size() > maxBytes {
+		all.evict(now)
 	}
-	return q
+	made.used.Store(int64(now))
+	all.remove(key)
+	all.byKey[key] = made
+	all.bytes += made.size()
+	return made
+}
+
+// size is about how many bytes of texts q holds.
+func (q *query) size() int { return len(q.question.PromQL) }
+
+func (all *queries) remove(key queryKey) {
+	if q := all.byKey[key]; q != nil {
+		all.bytes -= q.size()
+		delete(all.byKey, key)
+	}
 }
 
 // sweep forgets the queries that nobody reads, now and then.
@@ -189,35 +256,64 @@ func (all *queries) sweep(now time.Duration) {
 	}
 	all.swept = now
 	for key, q := range all.byKey {
-		if now-time.Duration(q.used.Load()) > keepFor && q.rejected.Load() < int64(now) {
-			delete(all.byKey, key)
+		if now-time.Duration(q.used.Load()) > keepFor && !q.barred(now) {
+			all.remove(key)
 		}
 	}
 }
 
-// fit says whether a shared query can be asked and the backend does not refuse it.
-func (q *query) fit(now time.Duration) bool {
-	return q.err == nil && q.rejected.Load() <= int64(now)
+// rank is what is forgotten last when there are too many queries.
+type rank int
+
+const (
+	oneOff rank = iota
+	shared
+	// planned ones are those of HPAs, and those that the backend refuses, which would
+	// be asked again.
+	planned
+)
+
+func (q *query) rank(now time.Duration) rank {
+	switch {
+	case q.barred(now) || now-time.Duration(q.planned.Load()) <= keepFor:
+		return planned
+	case q.scope != rules.Named:
+		return shared
+	default:
+		return oneOff
+	}
 }
+
+// evict forgets some, so that it need not be done for each: of the lowest rank those
+// that were not used for longest.
+func (all *queries) evict(now time.Duration) {
+	type candidate struct {
+		key  queryKey
+		rank rank
+		used int64
+	}
+	candidates := make([]candidate, 0, len(all.byKey))
+	for key, q := range all.byKey {
+		candidates = append(candidates, candidate{key, q.rank(now), q.used.Load()})
+	}
+	slices.SortFunc(candidates, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.used, b.used))
+	})
+	for _, c := range candidates {
+		if len(all.byKey) <= maxQueries/100*keptShare && all.bytes <= maxBytes/100*keptShare {
+			return
+		}
+		all.remove(c.key)
+	}
+}
+
+// fit says whether a shared query can be asked and the backend does not refuse it.
+func (q *query) fit(now time.Duration) bool { return q.err == nil && !q.barred(now) }
 
 // wantedLately says whether somebody reads the shared query q who would read it in any
 // case. It is false for nil.
 func (q *query) wantedLately(now time.Duration) bool {
 	return q != nil && q.fit(now) && now-time.Duration(q.wanted.Load()) <= wantedFor
-}
-
-// rejected says whether err is the backend's refusal of the shared query q, which is
-// then not asked for a while.
-func (p *Planner) rejected(ctx context.Context, q *query, err error) bool {
-	if !errors.Is(err, sources.ErrRejected) {
-		return false
-	}
-	now := p.now()
-	if before := q.rejected.Swap(int64(now + rejectedFor)); before <= int64(now) {
-		klog.FromContext(ctx).Error(err, "A shared query is rejected, so that a narrower one is read instead",
-			"query", q.question.PromQL, "for", rejectedFor)
-	}
-	return true
 }
 
 // index holds the samples of one answer by the object that they describe.

@@ -20,7 +20,16 @@ func (core) Normalize(r schema.GroupResource) (resource schema.GroupResource, na
 	return schema.GroupResource{Resource: name}, slices.Index(known, name) < 2, r.Group == "" && slices.Contains(known, name)
 }
 
-func (core) Singular(r schema.GroupResource) string { return strings.TrimSuffix(r.Resource, "s") }
+func (m core) Singular(r schema.GroupResource) string {
+	if _, _, ok := m.Normalize(r); !ok {
+		return r.Resource
+	}
+	return strings.TrimSuffix(r.Resource, "s")
+}
+
+func (core) Known() bool { return true }
+
+func (core) Generation() uint64 { return 1 }
 
 // TestRules plans what a file's rules ask, in each scope.
 func TestRules(t *testing.T) {

@@ -19,11 +19,14 @@ type Asker interface {
 	Question(m rules.Mapper, a rules.Ask) (rules.Question, error)
 	// Shareable is nil if a wider scope gives each object the same value.
 	Shareable(m rules.Mapper, a rules.Ask) error
+	// Identity is equal for two that ask the same in the same way, so that what is known
+	// of the queries of a rule outlives a reload of the file.
+	Identity() string
 }
 
 // Subject is a metric of objects as one group of readers asks for it.
 type Subject struct {
-	// Asker makes the PromQL. It must be comparable, and the same for the same rule.
+	// Asker makes the PromQL. It must be comparable.
 	Asker Asker
 	// Server, Interval, MaxAge and Share are the rule's; a MaxAge of zero is the planner's.
 	Server           string
@@ -65,7 +68,8 @@ func ofUsage(r *rules.CompiledResource, asker Asker, resource, namespace string)
 
 // subjectKey tells apart what is asked, whichever namespace it is asked of.
 type subjectKey struct {
-	asker    Asker
+	// asker is its Identity.
+	asker    string
 	series   string
 	resource schema.GroupResource
 	selector string
@@ -82,10 +86,19 @@ type subject struct {
 // would read as everything.
 var errSelectsNothing = errors.New("the metric selector selects nothing")
 
+// resolve is the subject with its key. The error is ErrNotReady before anything can be
+// asked.
+func (p *Planner) resolve(s Subject) (subject, error) {
+	if !p.opts.Mapper.Known() {
+		return subject{}, ErrNotReady
+	}
+	return resolve(s)
+}
+
 func resolve(s Subject) (subject, error) {
 	selector, text, err := canonical(s.Selector)
 	s.Selector = selector
-	return subject{s, subjectKey{s.Asker, s.Series, s.Resource, text}}, err
+	return subject{s, subjectKey{s.Asker.Identity(), s.Series, s.Resource, text}}, err
 }
 
 // canonical gives selectors that require the same in another order, or in other signs,

@@ -22,15 +22,11 @@ const (
 	defaultInterval = 15 * time.Second
 )
 
-// Bounds of a file. Those of times are the ones that pkg/config has for the whole file.
+// Bounds of a file, besides those of its times.
 const (
 	maxRules     = 1000
 	maxListed    = 100
 	maxTextBytes = 16 << 10
-	minInterval  = time.Second
-	maxInterval  = 10 * time.Minute
-	minMaxAge    = 2 * time.Second
-	maxMaxAge    = 24 * time.Hour
 	maxWindow    = 24 * time.Hour
 )
 
@@ -155,15 +151,13 @@ func (a at) rule(r Rule) (*Compiled, *resourceLabels) {
 
 // options checks what does not depend on the servers and the defaults of the file.
 func (a at) options(o Options) {
-	if o.Interval != 0 && (o.Interval < minInterval || o.Interval > maxInterval) {
-		a.field("interval").fault("%v is not between %v and 10m", o.Interval, minInterval)
-	}
 	interval := cmp.Or(o.Interval, defaultInterval)
-	switch {
-	case o.MaxAge == 0:
-	case o.MaxAge < minMaxAge || o.MaxAge > maxMaxAge:
-		a.field("maxAge").fault("%v is not between %v and 24h", o.MaxAge, minMaxAge)
-	case o.MaxAge < interval:
+	if err := CheckInterval(interval); err != nil {
+		a.field("interval").fault("%w", err)
+	}
+	if err := CheckMaxAge(cmp.Or(o.MaxAge, minMaxAge)); err != nil {
+		a.field("maxAge").fault("%w", err)
+	} else if o.MaxAge != 0 && o.MaxAge < interval {
 		a.field("maxAge").fault("%v is shorter than the interval of %v, so that values would be gone before the next ones come", o.MaxAge, interval)
 	}
 	if o.NoData != "" && o.NoData != "error" && o.NoData != "zero" {

@@ -26,8 +26,9 @@ type Compiled struct {
 	// may be several.
 	Literal string
 
-	naming naming
-	query  *query
+	naming   naming
+	query    *query
+	identity string
 }
 
 // CompiledResource are ResourceRules that were checked.
@@ -42,8 +43,10 @@ type CompiledResource struct {
 type CompiledUsage struct {
 	// id is the rule's place in the file, such as "resourceRules.cpu".
 	id string
-	// containers or nodes is nil if the rule has no such query.
-	containers, nodes *query
+	// containers or nodes is nil if the rule has no such query; then its identity is
+	// empty.
+	containers, nodes                 *query
+	containersIdentity, nodesIdentity string
 }
 
 // Positions gives the line of a field of the file by its path, such as
@@ -64,11 +67,17 @@ func (f File) Compile(line Positions) (*Set, error) {
 	if len(c.faults) > 0 {
 		return nil, errors.Join(c.faults...)
 	}
+	set.identify()
 	for _, warning := range c.warnings {
 		set.Warnings = append(set.Warnings, warning.Error())
 	}
 	return set, nil
 }
+
+// Identity is equal for two rules that ask the same in the same way, wherever in
+// whichever file they are: it does not depend on which series they are for, and on how
+// those are called. It is no text to show.
+func (c *Compiled) Identity() string { return c.identity }
 
 // MetricName is what the metric of a series is called; false if the rule's filters
 // leave the series out, or if it could not be asked: a name that is empty or no

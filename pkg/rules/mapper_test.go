@@ -34,6 +34,10 @@ func (a apis) Singular(r schema.GroupResource) string {
 	return r.Resource
 }
 
+func (a apis) Known() bool { return len(a) > 0 }
+
+func (a apis) Generation() uint64 { return uint64(len(a)) }
+
 // cluster is what a cluster knows.
 var cluster = apis{
 	{"", "pods", "pod", true},

@@ -122,11 +122,10 @@ func (q *query) externalTarget(m Mapper, a Ask) (target, error) {
 	return target{namespace: label}, nil
 }
 
-// hasNamespaces says whether objects of the resource have namespaces. A resource that
-// is not known is asked as if they had.
+// hasNamespaces says whether objects of the resource, which is known, have namespaces.
 func hasNamespaces(m Mapper, r schema.GroupResource) bool {
-	_, namespaced, ok := m.Normalize(r)
-	return namespaced || !ok
+	_, namespaced, _ := m.Normalize(r)
+	return namespaced
 }
 
 // question answers an Ask.

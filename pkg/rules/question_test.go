@@ -147,7 +147,7 @@ func TestQuestionRefuses(t *testing.T) {
 		{"a series name with a selector", plain, Ask{Series: "x{} or y", Namespace: "shop", Names: onePod}, `the series name "x{} or y" cannot be written as <<.Series>>`},
 		{"a series name that is a number", plain, Ask{Series: "Inf", Namespace: "shop", Names: onePod}, "metricsQuery gives no valid PromQL"},
 		{"no label of the resource", plain, Ask{Resource: services, Namespace: "shop", Names: onePod}, "no label names the services: add one to resources.overrides, or set resources.template"},
-		{"an unknown resource", plain, Ask{Resource: schema.GroupResource{Resource: "cheeses"}, Names: onePod}, "no label names the cheeses"},
+		{"an unknown resource", plain, Ask{Resource: schema.GroupResource{Resource: "cheeses"}, Names: onePod}, "the Kubernetes API has no resource cheeses"},
 		{"no label of the namespace", noNamespace, Ask{Namespace: "shop", Names: onePod}, "no label names the namespaces"},
 		{"no label of all namespaces", noNamespace, Ask{Scope: Cluster}, "no label names the namespaces"},
 		{"raw values of many", values, Ask{Namespace: "shop", Scope: Namespace}, "metricsQuery uses .LabelValuesByName, which has values only for objects that are named"},

@@ -37,24 +37,36 @@ type override struct {
 
 func (l *resourceLabels) empty() bool { return len(l.overrides) == 0 && l.template == nil }
 
-// label is the label that names objects of a resource that Normalize gave.
+// label is the label that names objects of a resource that Normalize gave; false for one
+// that it does not know, whose singular name is a guess.
 func (l *resourceLabels) label(m Mapper, r schema.GroupResource) (string, bool) {
 	for _, o := range l.overrides {
 		if known, _, ok := m.Normalize(o.resource); ok && known == r {
 			return o.label, true
 		}
 	}
-	if l.template == nil {
+	if l.template == nil || !knows(m, r) {
 		return "", false
 	}
 	return l.template.label(r.Group, m.Singular(r))
 }
 
+// knows says whether Normalize gives the resource.
+func knows(m Mapper, r schema.GroupResource) bool {
+	known, _, ok := m.Normalize(r)
+	return ok && known == r
+}
+
 // need is label, with an error that says how to get one.
 func (l *resourceLabels) need(m Mapper, r schema.GroupResource) (string, error) {
 	label, ok := l.label(m, r)
-	if ok {
+	switch {
+	case ok:
 		return label, nil
+	case !m.Known():
+		return "", ErrNotReady
+	case !knows(m, r):
+		return "", fmt.Errorf("the Kubernetes API has no resource %s", r)
 	}
 	return "", fmt.Errorf("no label names the %s: add one to resources.overrides, or set resources.template", r)
 }
@@ -110,6 +122,7 @@ func (l *resourceLabels) read(label string) []schema.GroupResource {
 
 // labelTemplate is the template of resources.template, which is also read backwards.
 type labelTemplate struct {
+	text string
 	tmpl *template.Template
 	// patterns are the labels of a resource with a group and of one without.
 	patterns [][]piece
@@ -135,7 +148,7 @@ func newLabelTemplate(text string) (*labelTemplate, error) {
 		return nil, err
 	}
 	countSteps(tmpl)
-	t := &labelTemplate{tmpl: tmpl, labels: newMemo[schema.GroupResource, string](maxRemembered)}
+	t := &labelTemplate{text: text, tmpl: tmpl, labels: newMemo[schema.GroupResource, string](maxRemembered)}
 	for _, group := range []string{groupWord, ""} {
 		label, err := t.execute(group, resourceWord)
 		if err != nil {

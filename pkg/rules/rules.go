@@ -4,6 +4,7 @@
 package rules
 
 import (
+	"errors"
 	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
@@ -100,9 +101,20 @@ type Mapper interface {
 	// namespaces. An empty group matches every group, the core group first. It is false
 	// for a resource that is not known.
 	Normalize(schema.GroupResource) (resource schema.GroupResource, namespaced, ok bool)
-	// Singular is the singular name of a resource that Normalize gave.
+	// Singular is the singular name of a resource that Normalize gave. Of another one it
+	// may be anything.
 	Singular(schema.GroupResource) string
+	// Known is false until the API's resources were read for the first time. Until then
+	// Normalize knows none of them.
+	Known() bool
+	// Generation is another number whenever the resources have changed, so that what was
+	// found out of them can be told to be of old.
+	Generation() uint64
 }
+
+// ErrNotReady is the error of a question before the Mapper is Known: nobody can say yet
+// which labels it needs.
+var ErrNotReady = errors.New("the resources of the Kubernetes API are not known yet")
 
 // Set is a File that was compiled. It is never changed, and safe for concurrent use.
 type Set struct {

@@ -33,6 +33,7 @@ type queryArgs struct {
 
 // queryTemplate is the template of a metricsQuery.
 type queryTemplate struct {
+	text string
 	tmpl *template.Template
 	// parts make the whole text if the template is a simple row of fields; else there
 	// are none.
@@ -65,7 +66,7 @@ func newQueryTemplate(text string) (*queryTemplate, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &queryTemplate{tmpl: tmpl, parts: simpleParts(tmpl.Root)}
+	t := &queryTemplate{text: text, tmpl: tmpl, parts: simpleParts(tmpl.Root)}
 	for _, each := range tmpl.Templates() {
 		switch {
 		case each == tmpl:

@@ -23,6 +23,14 @@ func (u *CompiledUsage) ForPods() ResourceAsker { return ResourceAsker{usage: u,
 // ForNodes asks for nodes.
 func (u *CompiledUsage) ForNodes() ResourceAsker { return ResourceAsker{usage: u, resource: nodes} }
 
+// Identity is what Compiled.Identity is.
+func (r ResourceAsker) Identity() string {
+	if r.resource == pods {
+		return r.usage.containersIdentity
+	}
+	return r.usage.nodesIdentity
+}
+
 // Question is the PromQL for an Ask; a.Series and a.Resource are ignored, and for nodes
 // a.Namespace too.
 func (r ResourceAsker) Question(m Mapper, a Ask) (Question, error) {
