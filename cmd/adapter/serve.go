@@ -142,15 +142,21 @@ func (a *adapter) defaults(c *config.Config) catalog.Defaults {
 	return catalog.Defaults{Source: builtin.CloudWatch, MaxAge: c.MaxAge, NoDataIsZero: a.noDataIsZero}
 }
 
-// apply puts another configuration in force.
+// apply puts another configuration in force. What can fail comes first, and then changes
+// nothing. What is known from backends that are configured anew is dropped before rules
+// count that ask them.
 func (a *adapter) apply(ctx context.Context, c *config.Config) error {
-	if err := a.backends.Reload(ctx, c); err != nil {
+	changes, err := a.backends.Reload(ctx, c)
+	if err != nil {
 		return err
+	}
+	for source, backends := range changes {
+		a.engine.Forget(source, backends)
 	}
 	a.maxAge.Store(int64(c.MaxAge))
 	a.engine.SetFetchTimeout(c.FetchTimeout)
 	a.watcher.SetDefaults(a.defaults(c))
-	a.discovery.SetRules(c.Compiled)
+	a.discovery.SetRules(c.Compiled, changes[builtin.Prometheus]...)
 	return nil
 }
 

@@ -38,6 +38,8 @@ type snapshot struct {
 	external map[types.NamespacedName]*Metric
 	// users are the names of the HPAs that name a metric, defined or not.
 	users map[types.NamespacedName][]string
+	// targets are the smallest targets of the HPAs that name a custom metric, see leastTargets.
+	targets map[types.NamespacedName]float64
 	// askedBy are the metrics that ask a query, by its source and key.
 	askedBy map[query][]types.NamespacedName
 	names   []string
@@ -117,6 +119,29 @@ func (c *Catalog) Ready() error {
 // missing, a name that External does not have may be one of them; the error says why,
 // and the cure.
 func (c *Catalog) ObjectsReady() error { return c.objects.known() }
+
+// ObjectsSettled is nil once a name that External does not have may be answered by what a
+// rule makes: once the ExternalMetrics are known, or the API server has said that there are
+// none or that the adapter may not read them. Before that one of them may have the name,
+// and mean another number. It is to be called before External.
+func (c *Catalog) ObjectsSettled() error {
+	switch o := c.objects.load(); {
+	case o.progress == synced && !c.load().synced:
+		return errNotSynced // They are not in a snapshot yet.
+	case o.progress != unread:
+		return nil
+	case o.err != nil:
+		return fmt.Errorf("%w: %w", errNotSynced, o.err)
+	}
+	return errNotSynced
+}
+
+// LeastTarget is the smallest target by which an HPA may divide the values of a custom
+// metric in a namespace to get a number of replicas; false if there is none.
+func (c *Catalog) LeastTarget(metric types.NamespacedName) (float64, bool) {
+	target, ok := c.load().objects.targets[metric]
+	return target, ok
+}
 
 var empty = &view{objects: newSnapshot(nil, nil), rules: &ruleSnapshot{}}
 

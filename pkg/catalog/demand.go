@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -52,6 +53,38 @@ func usersOf(hpas []*autoscalingv2.HorizontalPodAutoscaler) map[types.Namespaced
 	return users
 }
 
+// leastTargets are the smallest targets of the HPAs that name each custom metric of their
+// namespaces. They are those by which the HPA controller divides a value to get a number of
+// replicas: averages, and values while there is no replica that one could be a multiple of.
+func leastTargets(hpas []*autoscalingv2.HorizontalPodAutoscaler) map[types.NamespacedName]float64 {
+	targets := make(map[types.NamespacedName]float64)
+	add := func(namespace, metric string, target *resource.Quantity) {
+		if target == nil || target.Sign() <= 0 {
+			return
+		}
+		key := types.NamespacedName{Namespace: namespace, Name: metric}
+		value := float64(target.MilliValue()) / 1000 // As the HPA has it, which knows nothing finer.
+		if least, ok := targets[key]; !ok || value < least {
+			targets[key] = value
+		}
+	}
+	for _, hpa := range hpas {
+		fromZero := hpa.Spec.MinReplicas != nil && *hpa.Spec.MinReplicas == 0
+		for _, m := range hpa.Spec.Metrics {
+			if m.Pods != nil {
+				add(hpa.Namespace, m.Pods.Metric.Name, m.Pods.Target.AverageValue)
+			}
+			if m.Object != nil {
+				add(hpa.Namespace, m.Object.Metric.Name, m.Object.Target.AverageValue)
+			}
+			if m.Object != nil && fromZero {
+				add(hpa.Namespace, m.Object.Metric.Name, m.Object.Target.Value)
+			}
+		}
+	}
+	return targets
+}
+
 // demand is what HPAs ask of rules.
 type demand struct {
 	objects *snapshot
@@ -63,9 +96,11 @@ type demand struct {
 	requests []engine.Request
 }
 
-// plan gives the requests that serve what HPAs ask of rules.
+// plan gives the requests that serve what HPAs ask of rules. There are none before the
+// resources of the Kubernetes API are known, without which a query would ask for more than
+// the HPA's namespace, or for nothing.
 func (w *Watcher) plan(ctx context.Context, s *snapshot, r *ruleSnapshot, hpas []*autoscalingv2.HorizontalPodAutoscaler) []engine.Request {
-	if w.planner == nil {
+	if w.planner == nil || !w.mapper.Known() {
 		return nil
 	}
 	d := &demand{objects: s, rules: r, mapper: w.mapper, planner: w.planner}

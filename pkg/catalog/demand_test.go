@@ -10,6 +10,7 @@ import (
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -144,6 +145,55 @@ func TestDemandOfHPAs(t *testing.T) {
 				w.want(len(requests), len(p.external))
 			})
 		})
+	}
+}
+
+// Before the resources are known, a query would not be that of the HPA's namespace.
+func TestNothingIsPlannedBeforeTheResourcesAreKnown(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.servers.lists(queryB, "queue")
+		w.set(rules.File{ExternalRules: []rules.Rule{external(queryB, "")}, ResourceRules: usageRules()})
+		hpa := &autoscalingv2.HorizontalPodAutoscaler{}
+		hpa.Spec.Metrics = []autoscalingv2.MetricSpec{externalOfHPA("queue", nil), {Resource: &autoscalingv2.ResourceMetricSource{Name: "cpu"}}}
+		p := &fakePlanner{}
+		watcher := &Watcher{catalog: w.Catalog, planner: p, mapper: w.apis}
+		planned := func() int {
+			watcher.plan(t.Context(), newSnapshot(nil, nil), w.load().rules, []*autoscalingv2.HorizontalPodAutoscaler{hpa})
+			return len(p.external) + len(p.demands)
+		}
+		w.want(planned(), 0)
+		w.run()
+		w.want(planned(), 3)
+	})
+}
+
+func TestLeastTargets(t *testing.T) {
+	quantity := func(text string) *resource.Quantity {
+		q := resource.MustParse(text)
+		return &q
+	}
+	pods := func(target string) autoscalingv2.MetricSpec {
+		m := podsMetric("pods", nil)
+		m.Pods.Target.AverageValue = quantity(target)
+		return m
+	}
+	object := func(name string, target autoscalingv2.MetricTarget) autoscalingv2.MetricSpec {
+		m := objectMetric("v1", "Service", "front", name)
+		m.Object.Target = target
+		return m
+	}
+	hpa := func(minReplicas int32, metrics ...autoscalingv2.MetricSpec) *autoscalingv2.HorizontalPodAutoscaler {
+		h := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "shop"}}
+		h.Spec.MinReplicas, h.Spec.Metrics = &minReplicas, metrics
+		return h
+	}
+	got := leastTargets([]*autoscalingv2.HorizontalPodAutoscaler{
+		hpa(1, pods("2"), pods("500m"), object("value", autoscalingv2.MetricTarget{Value: quantity("3")})),
+		hpa(1, pods("1"), object("average", autoscalingv2.MetricTarget{AverageValue: quantity("1u")}), externalOfHPA("queue", nil)),
+		hpa(0, object("from-zero", autoscalingv2.MetricTarget{Value: quantity("4")})),
+	})
+	if want := "map[shop/average:0.001 shop/from-zero:4 shop/pods:0.5]"; fmt.Sprint(got) != want {
+		t.Errorf("got %v, want %s", got, want)
 	}
 }
 

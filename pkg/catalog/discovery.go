@@ -70,7 +70,8 @@ type Discovery struct {
 	log     klog.Logger
 	set     *rules.Set
 	queries map[seriesQuery]*listed
-	// running are closed when the listings of a query are over that Run has started.
+	// running are closed when the listings of a query are over that Run has started; nil
+	// before Run.
 	running map[seriesQuery]chan struct{}
 	// slots bound the listings of each server.
 	slots map[string]chan struct{}
@@ -78,8 +79,11 @@ type Discovery struct {
 	// not the last time.
 	mapped bool
 	mapErr error
-	// started says that every query was tried once, or that startup has passed.
+	// started says that every query was tried once and the API's resources are known, or
+	// that startup has passed.
 	started bool
+	// reported says that OnTrouble was called since every query of the rules was tried.
+	reported bool
 	// told are the overlaps of rules that were logged.
 	told map[string]bool
 }
@@ -91,8 +95,6 @@ type seriesQuery struct{ server, selector string }
 type listed struct {
 	seriesQuery
 
-	// rules are the IDs of those that ask it.
-	rules []string
 	// offset is its part of the spread of a round.
 	offset time.Duration
 	cancel context.CancelFunc
@@ -116,46 +118,50 @@ func NewDiscovery(c *Catalog, opts DiscoveryOptions) *Discovery {
 	return &Discovery{
 		catalog: c, opts: opts, onChange: func() {}, onTrouble: func() {}, wake: make(chan struct{}, 1),
 		log: klog.Background(), set: &rules.Set{}, queries: map[seriesQuery]*listed{},
-		running: map[seriesQuery]chan struct{}{}, slots: map[string]chan struct{}{}, told: map[string]bool{},
+		slots: map[string]chan struct{}{}, told: map[string]bool{},
 	}
 }
 
 // OnChange sets what to call when the catalog's rule metrics changed. Call it before Run.
 func (d *Discovery) OnChange(f func()) { d.onChange = f }
 
-// OnTrouble sets what to call when Troubles has others than before. Call it before Run.
+// OnTrouble sets what to call when Troubles has others than before, and once when every
+// query of rules that were set was tried, also if there is none. Call it before Run.
 func (d *Discovery) OnTrouble(f func()) { d.onTrouble = f }
 
-// SetRules replaces the rules. What is known of a series query stays known for rules
-// that ask the same; the others are listed at once.
-func (d *Discovery) SetRules(set *rules.Set) {
+// SetRules replaces the rules. What is known of a series query stays known for rules that
+// ask the same, unless its server is one of those that changed: what such a name stood for
+// before says nothing of what it stands for now. The others are listed at once. A panic
+// leaves everything as it was.
+func (d *Discovery) SetRules(set *rules.Set, changed ...string) {
 	if set == nil {
 		set = &rules.Set{}
 	}
+	var gone []*listed
 	d.update(func() bool {
 		before := d.queries
 		d.set, d.queries = set, map[seriesQuery]*listed{}
-		trouble := false
 		for r := range allRules(set) {
 			q := seriesQuery{r.Server, r.SeriesQuery}
-			l := d.queries[q]
-			if l == nil {
-				if l = before[q]; l == nil {
-					l = d.newListed(q)
-				}
-				l.rules, l.made = nil, map[*rules.Compiled]*made{}
-				d.queries[q] = l
+			switch {
+			case d.queries[q] != nil:
+			case before[q] == nil || slices.Contains(changed, r.Server):
+				d.queries[q] = d.newListed(q)
+			default:
+				d.queries[q] = before[q]
 			}
-			l.rules = append(l.rules, r.ID)
 		}
 		for q, l := range before {
-			trouble = trouble || l.err != nil
-			if d.queries[q] == nil && l.cancel != nil {
-				l.cancel()
+			if d.queries[q] != l && l.cancel != nil {
+				gone = append(gone, l)
 			}
 		}
-		return trouble
+		d.reported = false
+		return false
 	})
+	for _, l := range gone {
+		l.cancel()
+	}
 	select {
 	case d.wake <- struct{}{}:
 	default: // It will look anyway.
@@ -167,21 +173,15 @@ func (d *Discovery) newListed(q seriesQuery) *listed {
 		seriesQuery: q,
 		offset:      rand.N(max(d.opts.Relist/spread, 1)), //nolint:gosec // Nobody gains by guessing it.
 		inventory:   &inventory{},
+		made:        map[*rules.Compiled]*made{},
 	}
 }
 
 // update changes what is known, makes of it what the catalog serves, and tells those
 // who wait for changes. The change says whether there are other troubles than before.
 func (d *Discovery) update(change func() bool) {
-	d.mu.Lock()
-	trouble := change()
-	before, now := d.catalog.load().rules, d.snapshot()
-	if slices.Equal(now.customNames, before.customNames) {
-		now.customNames = before.customNames // Its readers may know it by its place.
-	}
-	d.catalog.setRules(now)
-	d.mu.Unlock()
-	if !now.same(before) {
+	changed, trouble := d.swap(change)
+	if changed {
 		d.onChange()
 	}
 	if trouble {
@@ -189,11 +189,37 @@ func (d *Discovery) update(change func() bool) {
 	}
 }
 
+// swap does what update says, but for telling anybody. If it panics, the rules and the
+// catalog are those of before.
+func (d *Discovery) swap(change func() bool) (changed, trouble bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	set, queries, reported, done := d.set, d.queries, d.reported, false
+	defer func() {
+		if !done {
+			d.set, d.queries, d.reported = set, queries, reported
+		}
+	}()
+	trouble = change()
+	before, now := d.catalog.load().rules, d.snapshot()
+	if slices.Equal(now.customNames, before.customNames) {
+		now.customNames = before.customNames // Its readers may know it by its place.
+	}
+	if d.running != nil && !d.reported && d.listedOrFailed() {
+		d.reported, trouble = true, true
+	}
+	changed = !now.same(before)
+	d.catalog.setRules(now)
+	done = true
+	return changed, trouble
+}
+
 // Run lists series until ctx is done.
 func (d *Discovery) Run(ctx context.Context) error {
 	d.mu.Lock()
-	d.log = klog.FromContext(ctx)
+	d.log, d.running = klog.FromContext(ctx), map[seriesQuery]chan struct{}{}
 	d.mu.Unlock()
+	d.update(func() bool { return false }) // There may be nothing to list, and that to report.
 	var running sync.WaitGroup
 	defer running.Wait()
 	running.Go(func() { d.refreshMapper(ctx) })
@@ -317,7 +343,10 @@ func (d *Discovery) ask(ctx context.Context, q seriesQuery, found *listing, now 
 // settle takes in the end of a listing that began now, and says whether there is
 // another trouble.
 func (d *Discovery) settle(l *listed, found *listing, err error, now time.Time) bool {
-	log := d.log.WithValues("rules", l.rules, "server", l.server, "seriesQuery", l.selector)
+	if d.queries[l.seriesQuery] != l {
+		return false // It was replaced while it was listed.
+	}
+	log := d.log.WithValues("rules", d.askers(l), "server", l.server, "seriesQuery", l.selector)
 	before := l.err
 	if err != nil {
 		l.failed++
@@ -343,6 +372,17 @@ func (d *Discovery) settle(l *listed, found *listing, err error, now time.Time) 
 	}
 	l.inventory = known
 	return before != nil
+}
+
+// askers are the IDs of the rules that ask l.
+func (d *Discovery) askers(l *listed) []string {
+	var ids []string
+	for r := range allRules(d.set) {
+		if l.seriesQuery == (seriesQuery{r.Server, r.SeriesQuery}) {
+			ids = append(ids, r.ID)
+		}
+	}
+	return ids
 }
 
 // refreshMapper learns the API's resources, now and before every round.
@@ -405,7 +445,4 @@ func (d *Discovery) awaitStartup(ctx context.Context) {
 	}
 }
 
-var (
-	errNotListed = errors.New("the series of the rules are not listed yet")
-	errNotMapped = errors.New("the resources of the Kubernetes API are not known yet")
-)
+var errNotListed = errors.New("the series of the rules are not listed yet")

@@ -26,7 +26,10 @@ type apis struct {
 	// namespaced are the resources to be learned, by their kinds.
 	namespaced map[string]bool
 	known      map[string]bool
+	refreshed  uint64
 	err        error
+	// broken makes Normalize panic.
+	broken bool
 }
 
 func newAPIs() *apis {
@@ -38,6 +41,7 @@ func (a *apis) Refresh(context.Context) error {
 	defer a.mu.Unlock()
 	if a.err == nil {
 		a.known = maps.Clone(a.namespaced)
+		a.refreshed++
 	}
 	return a.err
 }
@@ -45,6 +49,9 @@ func (a *apis) Refresh(context.Context) error {
 func (a *apis) Normalize(r schema.GroupResource) (resource schema.GroupResource, namespaced, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.broken {
+		panic("a fault of the program")
+	}
 	for kind, namespaced := range a.known {
 		if one := strings.ToLower(kind); r.Group == "" && (r.Resource == one || r.Resource == one+"s") {
 			return schema.GroupResource{Resource: one + "s"}, namespaced, true
@@ -53,7 +60,24 @@ func (a *apis) Normalize(r schema.GroupResource) (resource schema.GroupResource,
 	return schema.GroupResource{}, false, false
 }
 
-func (*apis) Singular(r schema.GroupResource) string { return strings.TrimSuffix(r.Resource, "s") }
+func (a *apis) Singular(r schema.GroupResource) string {
+	if _, _, known := a.Normalize(r); known {
+		return strings.TrimSuffix(r.Resource, "s")
+	}
+	return r.Resource
+}
+
+func (a *apis) Known() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.known != nil
+}
+
+func (a *apis) Generation() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.refreshed
+}
 
 func (a *apis) ResourceOf(k schema.GroupKind) (schema.GroupResource, bool) {
 	r, _, ok := a.Normalize(schema.GroupResource{Group: k.Group, Resource: strings.ToLower(k.Kind)})
@@ -318,6 +342,7 @@ func TestFailedListingIsItsOwnRulesAffair(t *testing.T) {
 		w.set(customRules(custom(queryA, ""), custom(queryB, "")))
 		w.run()
 		w.changed()
+		w.want(w.troubled(), 1) // There was none once all were listed.
 		w.servers.lists(queryA, "half namespace pod")
 		w.servers.fails(queryA, "422 unprocessable: no such thing")
 		w.servers.lists(queryB, "b namespace pod", "b2 namespace pod")
@@ -327,7 +352,7 @@ func TestFailedListingIsItsOwnRulesAffair(t *testing.T) {
 		all := "root:namespaces/a=a root:namespaces/b=b root:namespaces/b2=b2 pods/a=a pods/b=b pods/b2=b2"
 		w.want(w.names(), all)
 		w.want(w.changed(), 1)
-		w.want(w.troubled(), 1)
+		w.want(w.troubled(), 2)
 		troubles := w.discovery.Troubles()
 		w.want(len(troubles), 1)
 		w.want(troubles[0].Rule, "rules[0]")
@@ -340,7 +365,7 @@ func TestFailedListingIsItsOwnRulesAffair(t *testing.T) {
 		w.servers.lists(queryA, "a namespace pod")
 		w.pass(relist)
 		w.want(w.names(), all)
-		w.want(w.troubled(), 2)
+		w.want(w.troubled(), 3)
 		w.want(len(w.discovery.Troubles()), 0)
 	})
 }
@@ -431,6 +456,128 @@ func TestSetRules(t *testing.T) {
 		w.pass(2 * listTimeout)
 		w.want(w.names(), "root:namespaces/a=a pods/a=a")
 	})
+}
+
+// A name of a server that stands for another server: what the old one had is none of its.
+func TestChangedServersAreListedAnew(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.servers.lists(queryA, "a namespace pod")
+		w.servers.lists(queryB, "b namespace pod")
+		file := customRules(custom(queryA, ""), at("other", custom(queryB, "")))
+		w.set(file)
+		w.run()
+		w.pass(time.Minute)
+		w.servers.lastAsked()
+		w.servers.fails(queryA, "away")
+		w.discovery.SetRules(compile(t, file), "default", "gone")
+		synctest.Wait()
+		w.want(w.servers.lastAsked(), queryA)
+		w.want(w.names(), "root:namespaces/b=b pods/b=b")
+		w.want(w.RulesReady(), "the series of the rules are not listed yet: rules[0]: server default: away")
+		w.servers.lists(queryA, "new namespace pod")
+		w.pass(2 * firstRetry)
+		w.want(w.names(), "root:namespaces/b=b root:namespaces/new=new pods/b=b pods/new=new")
+		w.want(w.RulesReady(), nil)
+	})
+}
+
+// A listing that began with the old server says nothing of the new one.
+func TestListingUnderWayOfAChangedServerDoesNotCount(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.servers.lists(queryA, "a namespace pod")
+		file := customRules(custom(queryA, ""))
+		w.set(file)
+		w.run()
+		old := w.discovery.queries[seriesQuery{"default", queryA}]
+		found := newListing(old.inventory)
+		found.visit("late", []string{"namespace", "pod"})
+		w.servers.fails(queryA, "away")
+		w.discovery.SetRules(compile(t, file), "default")
+		w.discovery.update(func() bool { return w.discovery.settle(old, found, nil, time.Now()) })
+		synctest.Wait()
+		w.want(w.names(), "")
+		w.want(w.RulesReady() != nil, true)
+	})
+}
+
+// The Reloader recovers: what was in force must be so still.
+func TestPanicLeavesTheRulesInForce(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.servers.lists(queryA, "a namespace pod")
+		w.set(customRules(custom(queryA, "")))
+		w.run()
+		before := w.names()
+		breaks := func(broken bool) {
+			w.apis.mu.Lock()
+			defer w.apis.mu.Unlock()
+			w.apis.broken = broken
+		}
+		breaks(true)
+		func() {
+			defer func() { w.want(recover(), "a fault of the program") }()
+			w.discovery.SetRules(compile(t, customRules(custom(queryA, "renamed"))))
+		}()
+		breaks(false)
+		w.want(w.names(), before)
+		w.want(len(w.discovery.Troubles()), 0)
+		w.servers.lists(queryA, "a namespace pod", "b namespace pod")
+		w.pass(relist)
+		w.want(w.names(), "root:namespaces/a=a root:namespaces/b=b pods/a=a pods/b=b")
+		w.set(customRules(custom(queryA, "renamed")))
+		w.want(w.names(), "root:namespaces/renamed=b pods/renamed=b")
+	})
+}
+
+// A container that was restarted finds on its pod what the one before had to say.
+func TestTroublesAreReportedOnceAllWasTried(t *testing.T) {
+	for name, tc := range map[string]struct {
+		file rules.File
+		want int
+	}{
+		"no rules":                   {rules.File{}, 1},
+		"only resourceRules":         {rules.File{ResourceRules: usageRules()}, 1},
+		"all is well":                {customRules(custom(queryA, ""), custom(queryB, "")), 1},
+		"one server does not answer": {customRules(custom(queryA, ""), at("slow", custom(queryB, ""))), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(w *world) {
+				w.servers.hangs(true)
+				w.set(tc.file)
+				w.want(w.troubled(), 0)
+				w.run()
+				w.want(w.troubled(), tc.want)
+				w.pass(time.Hour)
+				w.want(w.troubled(), 1)
+			})
+		})
+	}
+}
+
+// Whatever kind of rule there is, no query can be made of it before the resources are known.
+func TestNoRulesAreReadyWithoutTheResources(t *testing.T) {
+	for name, file := range map[string]rules.File{
+		"rules":         customRules(custom(queryA, "")),
+		"externalRules": {ExternalRules: []rules.Rule{external(queryA, "")}},
+		"resourceRules": {ResourceRules: usageRules()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(w *world) {
+				w.apis.err = errors.New("connection refused")
+				w.setObjects(newSnapshot(nil, nil))
+				w.set(file)
+				w.run()
+				const want = "the resources of the Kubernetes API are not known yet: connection refused"
+				w.want(w.RulesReady(), want)
+				w.want(w.Ready(), want)
+				w.apis.mu.Lock()
+				w.apis.err = nil
+				w.apis.mu.Unlock()
+				w.pass(2 * firstRetry)
+				w.want(w.RulesReady(), nil)
+				w.want(w.Ready(), nil)
+			})
+		})
+	}
 }
 
 func (w *world) custom(resource, metric string) string {

@@ -107,7 +107,7 @@ func choose[K comparable](out *made, metrics map[K]pick, key K, metric string, p
 func (d *Discovery) snapshot() *ruleSnapshot {
 	b := builder{
 		snapshot: &ruleSnapshot{
-			any:      len(d.set.Custom)+len(d.set.External) > 0 || d.set.Resource != nil,
+			any:      d.any(),
 			mapper:   d.opts.Mapper,
 			custom:   map[CustomName]*ruleMetric{},
 			external: map[string]*RuleMetric{},
@@ -135,12 +135,29 @@ func (d *Discovery) snapshot() *ruleSnapshot {
 	s.externalNames = slices.Sorted(maps.Keys(s.external))
 	s.unlisted = d.unlisted()
 	if s.any && !d.started {
-		if d.started = d.tried(); !d.started {
+		switch {
+		case !d.listedOrFailed():
 			s.unready = errNotListed
+		case !d.mapped:
+			s.unready = d.unmapped()
+		default:
+			d.started = true
 		}
 	}
+	d.prune()
 	d.tell(b.overlaps)
 	return s
+}
+
+// prune drops what rules made that are gone.
+func (d *Discovery) prune() {
+	there := map[*rules.Compiled]bool{}
+	for r := range allRules(d.set) {
+		there[r] = true
+	}
+	for _, l := range d.queries {
+		maps.DeleteFunc(l.made, func(r *rules.Compiled, _ *made) bool { return !there[r] })
+	}
 }
 
 // builder puts together what the rules make, one by one in the order of the file.
@@ -230,14 +247,14 @@ func (d *Discovery) tell(overlaps map[[2]string]*overlap) {
 	d.told = told
 }
 
-// tried says whether every query was listed or failed, and the mapper refreshed.
-func (d *Discovery) tried() bool {
+// listedOrFailed says whether every query was listed or failed.
+func (d *Discovery) listedOrFailed() bool {
 	for _, l := range d.queries {
 		if l.succeeded+l.failed == 0 {
 			return false
 		}
 	}
-	return d.mapped || d.mapErr != nil
+	return true
 }
 
 // maxNamed is how many rules an error names.
@@ -269,11 +286,22 @@ func (d *Discovery) unlisted() error {
 			err = fmt.Errorf("%w: server %s: %w", err, first.server, first.err)
 		}
 		return err
-	case len(d.set.Custom) > 0 && !d.mapped:
-		if d.mapErr != nil {
-			return fmt.Errorf("%w: %w", errNotMapped, d.mapErr)
-		}
-		return errNotMapped
+	case d.any() && !d.mapped:
+		return d.unmapped()
 	}
 	return nil
+}
+
+// any says whether there are rules.
+func (d *Discovery) any() bool {
+	return len(d.set.Custom)+len(d.set.External) > 0 || d.set.Resource != nil
+}
+
+// unmapped is the error while the API's resources are not known, by which every rule
+// turns labels into objects and their namespaces.
+func (d *Discovery) unmapped() error {
+	if d.mapErr != nil {
+		return fmt.Errorf("%w: %w", rules.ErrNotReady, d.mapErr)
+	}
+	return rules.ErrNotReady
 }

@@ -27,7 +27,10 @@ const (
 // reading is how reading the objects of one kind goes. The zero reading has not begun.
 type reading struct {
 	kind *kind
-	now  atomic.Pointer[outcome]
+	// unserved says that the API server has no such kind, which it does not tell those who
+	// have no right to read it; nil if nobody knows.
+	unserved func() bool
+	now      atomic.Pointer[outcome]
 }
 
 // outcome is how it went last.
@@ -47,15 +50,15 @@ var (
 	objectKind = &kind{
 		name:   "ExternalMetrics",
 		absent: "there are none until their CustomResourceDefinition is installed (deploy/crds); it then works without a restart",
-		forbidden: `without the right to read them none is served; add to the adapter's ClusterRole: ` +
-			`{apiGroups: ["metrics.aws"], resources: ["externalmetrics"], verbs: ["get", "list", "watch"]} and ` +
+		forbidden: `without the right to read them none is served; where they are wanted, install their CustomResourceDefinition (deploy/crds) and add to the adapter's ClusterRole: ` +
+			`{apiGroups: ["metrics.aws"], resources: ["externalmetrics"], verbs: ["list", "watch"]} and ` +
 			`{apiGroups: ["metrics.aws"], resources: ["externalmetrics/status"], verbs: ["patch"]}`,
 	}
 	hpaKind = &kind{
 		name:   "HPAs",
 		absent: "this API server has no autoscaling/v2; metrics are asked for when they are read",
 		forbidden: `without the right to read them a metric is asked for only once it is read; add to the adapter's ClusterRole: ` +
-			`{apiGroups: ["autoscaling"], resources: ["horizontalpodautoscalers"], verbs: ["get", "list", "watch"]}`,
+			`{apiGroups: ["autoscaling"], resources: ["horizontalpodautoscalers"], verbs: ["list", "watch"]}`,
 	}
 )
 
@@ -81,6 +84,8 @@ func (r *reading) known() error {
 	switch o := r.load(); {
 	case o.progress == synced, o.progress == absent:
 		return nil
+	case o.progress == forbidden && r.unserved != nil && r.unserved():
+		return nil
 	case o.err != nil:
 		return o.err
 	}
@@ -89,19 +94,27 @@ func (r *reading) known() error {
 
 // fail takes in why the objects cannot be read now. The informer goes on trying.
 func (r *reading) fail(ctx context.Context, reflector *cache.Reflector, err error) {
-	before := r.now.Load()
-	if before != nil && before.progress == synced {
+	if !r.take(ctx, err) {
 		cache.DefaultWatchErrorHandler(ctx, reflector, err)
-		return
 	}
-	next := r.kind.outcome(err)
+}
+
+// take takes in why the objects cannot be read now, and says whether the API server said
+// by it that it will not show them. One that is away for a moment takes nothing back of
+// what it has said.
+func (r *reading) take(ctx context.Context, err error) bool {
+	before, next := r.now.Load(), r.kind.outcome(err)
+	if before != nil && (before.progress == synced || before.progress != unread && next.progress == unread) {
+		return false
+	}
 	r.now.CompareAndSwap(before, next)
-	switch {
-	case next.progress == unread:
-		cache.DefaultWatchErrorHandler(ctx, reflector, err)
-	case before == nil || before.progress != next.progress:
+	if next.progress == unread {
+		return false
+	}
+	if before == nil || before.progress != next.progress {
 		klog.FromContext(ctx).Info(r.kind.name+" cannot be read", "reason", next.err)
 	}
+	return true
 }
 
 func (k *kind) outcome(err error) *outcome {

@@ -40,9 +40,9 @@ func (c *Catalog) ExternalRule(metric string) *RuleMetric { return c.load().rule
 // ResourceRules are the rules of metrics.k8s.io, or nil.
 func (c *Catalog) ResourceRules() *rules.CompiledResource { return c.load().rules.resource }
 
-// RulesReady is nil once the series of every rule were listed, so that a name that
-// the catalog does not have is one that no rule makes. Its error names the rules of
-// which that is not known yet, and says why.
+// RulesReady is nil once the series of every rule were listed and the resources of the
+// Kubernetes API are known, so that a name that the catalog does not have is one that no
+// rule makes. Its error names the rules of which that is not known yet, and says why.
 func (c *Catalog) RulesReady() error { return c.load().rules.unlisted }
 
 // ruleSnapshot is what the rules make at one time. It is never changed.

@@ -183,6 +183,24 @@ func ObjectsReadableByHPA(items []Item) error {
 	return nil
 }
 
+// ReplicasReadableByHPA wraps ErrMisreadByHPA if an HPA with that target, which divides
+// what the items add up to by it, would get more replicas than an int32 holds. It does not
+// look, and where it runs on amd64 gets the most negative number, which scales to the
+// minimum (int32(math.Ceil(…)) in k8s.io/kubernetes/pkg/controller/podautoscaler,
+// replica_calculator.go).
+func ReplicasReadableByHPA(items []Item, target float64) error {
+	var total float64
+	for _, item := range items {
+		// It may count some of the pods only, and those below zero may not be among them.
+		total += max(item.Value.AsApproximateFloat64(), 0)
+	}
+	if total/target < math.MaxInt32 {
+		return nil
+	}
+	return fmt.Errorf("%w %v: by the target %v of an HPA of that metric it means more than %d replicas, which wrap around to fewer than none; correct the metric or the target",
+		ErrMisreadByHPA, total, target, math.MaxInt32)
+}
+
 // readsAs says whether a client that parses the text of q takes it for that many
 // thousandths, give or take how it rounds. Of a negative one whose text has more than 18
 // digits it may keep the lowest 64 bits: scaledValue in k8s.io/apimachinery/pkg/api/resource

@@ -101,6 +101,7 @@ func NewWatcher(opts WatcherOptions) (*Watcher, error) {
 		onChange: func([]types.NamespacedName) {},
 	}
 	w.catalog.objects.kind, w.catalog.hpas.kind = objectKind, hpaKind
+	w.catalog.objects.unserved = w.unserved
 	for _, add := range []func() error{
 		func() error { return w.objects.SetTransform(toRecord) },
 		func() error { return w.hpas.SetTransform(trimHPA) },
@@ -198,6 +199,16 @@ func (w *Watcher) Refresh() {
 	}
 }
 
+// unserved says that the API server has resources, and ExternalMetrics are none of them.
+func (w *Watcher) unserved() bool {
+	if w.mapper == nil {
+		return false
+	}
+	_, _, learned := w.mapper.Normalize(podResource)
+	_, _, served := w.mapper.Normalize(metricsaws.Resource.GroupResource())
+	return learned && !served
+}
+
 // rebuild makes a snapshot of what the informers hold, and pins what HPAs name.
 func (w *Watcher) rebuild(ctx context.Context) {
 	if d := w.renewed.Swap(nil); d != nil {
@@ -219,6 +230,7 @@ func (w *Watcher) rebuild(ctx context.Context) {
 	hpas := stored[*autoscalingv2.HorizontalPodAutoscaler](w.hpas)
 	view := w.catalog.load()
 	before, now := view.objects, newSnapshot(metrics, usersOf(hpas))
+	now.targets = leastTargets(hpas)
 	w.pinner.Pin(append(now.inDemand(), w.plan(ctx, now, view.rules, hpas)...))
 	w.catalog.setObjects(now)
 	w.onChange(now.changedSince(before))

@@ -293,6 +293,58 @@ func TestNotReadyWhileTheAPIServerIsAway(t *testing.T) {
 	await(t, func() bool { return a.catalog.Ready() == nil && a.catalog.ObjectsReady() == nil })
 }
 
+// What an ExternalMetric means must not be answered by a rule because the API server is
+// away; what it has said counts on while it is.
+func TestRulesAnswerOnceTheObjectsAreSettled(t *testing.T) {
+	away := apierrors.NewServiceUnavailable("starting")
+	refused := apierrors.NewForbidden(metricsaws.Resource.GroupResource(), "", errors.New("no RBAC policy matched"))
+	missing := apierrors.NewNotFound(metricsaws.Resource.GroupResource(), "")
+	for _, tc := range []struct {
+		name    string
+		errs    []error
+		synced  bool
+		settled bool
+	}{
+		{name: "nothing said"},
+		{name: "away", errs: []error{away}},
+		{name: "forbidden", errs: []error{refused}, settled: true},
+		{name: "no CRD", errs: []error{missing}, settled: true},
+		{name: "away, then forbidden", errs: []error{away, refused}, settled: true},
+		{name: "forbidden, then away", errs: []error{refused, away}, settled: true},
+		{name: "no CRD, then away", errs: []error{missing, away}, settled: true},
+		{name: "read, and in no snapshot", synced: true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := &Catalog{}
+			c.objects.kind = objectKind
+			for _, err := range tc.errs {
+				c.objects.take(t.Context(), err)
+			}
+			if tc.synced {
+				c.objects.succeed(t.Context())
+			}
+			if err := c.ObjectsSettled(); (err == nil) != tc.settled {
+				t.Errorf("got %v", err)
+			}
+			if tc.synced {
+				c.setObjects(newSnapshot(nil, nil))
+				if err := c.ObjectsSettled(); err != nil {
+					t.Errorf("with a snapshot: %v", err)
+				}
+			}
+		})
+	}
+}
+
+// The rights that are asked for are those that deploy/base gives.
+func TestHintsAskForNoMoreThanIsNeeded(t *testing.T) {
+	for _, k := range []*kind{objectKind, hpaKind} {
+		if strings.Contains(k.forbidden, `"get"`) || !strings.Contains(k.forbidden, `verbs: ["list", "watch"]`) {
+			t.Errorf("%s: %s", k.name, k.forbidden)
+		}
+	}
+}
+
 // Without rules there is nothing to serve without ExternalMetrics; with the first rules
 // there is.
 func TestRulesMakeTheAdapterReady(t *testing.T) {

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,9 @@ type CustomCatalog interface {
 	CustomNames() []catalog.CustomName
 	// RulesReady is nil once a metric that Custom does not have is one that no rule makes.
 	RulesReady() error
+	// LeastTarget is the smallest target of the HPAs that name the metric; false if there is
+	// none.
+	LeastTarget(metric types.NamespacedName) (float64, bool)
 }
 
 // CustomPlanner reads the metrics of objects, as *plan.Planner does.
@@ -59,7 +63,7 @@ type Kinds interface {
 // Errors are API errors whose text names metric, objects, rule and server: 404 where
 // there is no such metric, no such object or no sample of the object, 400 where the rule
 // cannot express the metric selector, 503 where the backend is away or nobody can say
-// yet whether there is such a metric, 500 where the backend refuses the query or
+// yet whether there is such a metric, 429 where too much is read that no HPA names, 500 where the backend refuses the query or
 // answers with no number or several for one object, 504 where the first answer takes too
 // long. Users of the system, such as the HPA controller, also get an error (500)
 // for numbers that an HPA would misread.
@@ -91,7 +95,7 @@ func (p *Custom) GetMetricByName(ctx context.Context, name types.NamespacedName,
 	if err != nil {
 		return nil, m.failed(name.Name, err)
 	}
-	values, err := m.values(ctx, []string{name.Name}, []catalog.Item{item})
+	values, err := p.values(ctx, m, []string{name.Name}, []catalog.Item{item})
 	if err != nil {
 		return nil, m.failed(name.Name, err)
 	}
@@ -117,7 +121,8 @@ func (p *Custom) one(ctx context.Context, m *objectMetric, name string) (catalog
 
 // GetMetricBySelector gives the values of the objects that the selector matches, sorted
 // by name. Objects without a sample are left out unless the rule says that this means
-// zero, and so are those whose sample is no number, as long as another one is left.
+// zero, and so are those whose sample is no number and those with several, as long as
+// another one is left.
 func (p *Custom) GetMetricBySelector(ctx context.Context, namespace string, selector labels.Selector, info provider.CustomMetricInfo, metricSelector labels.Selector) (*custom_metrics.MetricValueList, error) {
 	m, err := p.find(ctx, info, namespace, metricSelector)
 	if err != nil {
@@ -127,7 +132,7 @@ func (p *Custom) GetMetricBySelector(ctx context.Context, namespace string, sele
 	if err != nil {
 		return nil, m.failed("", err)
 	}
-	values, err := m.values(ctx, names, items)
+	values, err := p.values(ctx, m, names, items)
 	if err != nil {
 		return nil, m.failed("", err)
 	}
@@ -335,8 +340,8 @@ func (m *objectMetric) item(reading plan.Reading, name string) (item catalog.Ite
 	return item, nil
 }
 
-// items are what was read of the objects, but for those that have no sample or no number,
-// and the names of the objects.
+// items are what was read of the objects, but for those that have no sample, no number or
+// several, and the names of the objects.
 func (m *objectMetric) items(ctx context.Context, reading plan.Reading, names []string) ([]string, []catalog.Item, error) {
 	named := make([]string, 0, len(names))
 	items := make([]catalog.Item, 0, len(names))
@@ -349,7 +354,7 @@ func (m *objectMetric) items(ctx context.Context, reading plan.Reading, names []
 			item = catalog.Zero(nil, reading.Fetched)
 		case errors.Is(err, errNoSample):
 			continue
-		case errors.Is(err, catalog.ErrNotANumber):
+		case errors.Is(err, catalog.ErrNotANumber), errors.Is(err, errSeveral):
 			left = fmt.Errorf("%s: %w", m.objects(name), err)
 			klog.FromContext(ctx).V(2).Info("Leaving out an object", "metric", m.info.Metric, "rule", m.Rule.ID, "reason", left)
 			continue
@@ -365,13 +370,26 @@ func (m *objectMetric) items(ctx context.Context, reading plan.Reading, names []
 	return named, items, nil
 }
 
-// values are the items of the objects of those names in the API's terms.
-func (m *objectMetric) values(ctx context.Context, names []string, items []catalog.Item) ([]custom_metrics.MetricValue, error) {
-	if mayBeHPA(ctx) {
+// values are the items of the objects of those names in the API's terms, if whoever asks
+// does not misread them.
+func (p *Custom) values(ctx context.Context, m *objectMetric, names []string, items []catalog.Item) ([]custom_metrics.MetricValue, error) {
+	if mayBeHPA(ctx) && len(items) > 0 {
 		if err := catalog.ObjectsReadableByHPA(items); err != nil {
 			return nil, err
 		}
+		// An HPA asks in its own namespace, or for that.
+		namespace := cmp.Or(m.namespace, names[0])
+		if target, ok := p.catalog.LeastTarget(types.NamespacedName{Namespace: namespace, Name: m.info.Metric}); ok {
+			if err := catalog.ReplicasReadableByHPA(items, target); err != nil {
+				return nil, err
+			}
+		}
 	}
+	return m.values(names, items)
+}
+
+// values are the items of the objects of those names in the API's terms.
+func (m *objectMetric) values(names []string, items []catalog.Item) ([]custom_metrics.MetricValue, error) {
 	metric := custom_metrics.MetricIdentifier{Name: m.info.Metric}
 	var err error
 	if metric.Selector, err = echoOf(m.selector); err != nil {

@@ -107,6 +107,7 @@ type fakeRules struct {
 	metrics map[catalog.CustomName]*catalog.RuleMetric
 	names   []catalog.CustomName
 	err     error
+	targets map[types.NamespacedName]float64
 }
 
 func newFakeRules(rule *rules.Compiled, names ...catalog.CustomName) *fakeRules {
@@ -120,6 +121,11 @@ func newFakeRules(rule *rules.Compiled, names ...catalog.CustomName) *fakeRules 
 func (c *fakeRules) Custom(name catalog.CustomName) *catalog.RuleMetric { return c.metrics[name] }
 func (c *fakeRules) CustomNames() []catalog.CustomName                  { return c.names }
 func (c *fakeRules) RulesReady() error                                  { return c.err }
+
+func (c *fakeRules) LeastTarget(metric types.NamespacedName) (float64, bool) {
+	target, ok := c.targets[metric]
+	return target, ok
+}
 
 // fakePlanner gives the samples, by namespace/name, of whatever is asked, also of
 // objects that were not asked for, as a shared query does.
@@ -482,9 +488,23 @@ func TestCustomMetricFails(t *testing.T) {
 				"the rule's metricsQuery must make one of them, as sum(…) by (<<.GroupBy>>) does, in the answer to sum(rate(requests_total[2m]))",
 		},
 		{
-			name: "several samples of one of the objects", request: "pods shop/*{app=web} requests",
-			change: func(s *shop) { s.planner.samples["shop/web-2"] = slices.Concat(sample(1), sample(1)) },
-			want:   "500 metric requests of pods in namespace shop" + place + ": pods shop/web-2 has 2 samples for one object: ",
+			name: "several samples of each of the objects", request: "pods shop/*{app=web} requests",
+			change: func(s *shop) {
+				s.planner.samples["shop/web-1"] = slices.Concat(sample(1), sample(1))
+				s.planner.samples["shop/web-2"] = s.planner.samples["shop/web-1"]
+			},
+			want: "500 metric requests of pods in namespace shop" + place + ": pods shop/web-2: pods shop/web-2 has 2 samples for one object: " +
+				"the rule's metricsQuery must make one of them, as sum(…) by (<<.GroupBy>>) does",
+		},
+		{
+			name: "too much is read", request: "pods shop/web-1 requests{verb=GET}",
+			change: func(s *shop) { s.planner.err = &engine.BusyError{Source: "prometheus", Queries: 9, MaxQueries: 9} },
+			want:   "429 metric requests of pods shop/web-1" + place + ": source prometheus is asked too many different queries",
+		},
+		{
+			name: "nobody knows the resources yet", request: "pods shop/web-1 requests{verb=GET}",
+			change: func(s *shop) { s.planner.err = plan.ErrNotReady },
+			want:   "503 metric requests of pods shop/web-1" + place + ": the adapter is not ready: the resources of the Kubernetes API are not known yet",
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -528,6 +548,46 @@ func TestObjectsWithoutANumberAreLeftOut(t *testing.T) {
 			want += " | v1 Pod shop/web-3 requests 0 03:05:00 -"
 			if got := s.get(t.Context(), t, "pods shop/*{app=web} requests"); got != want {
 				t.Errorf("with zero for no data got %s, want %s", got, want)
+			}
+		})
+	}
+}
+
+func TestObjectsWithSeveralSamplesAreLeftOut(t *testing.T) {
+	s := newShop()
+	s.planner.samples["shop/web-2"] = slices.Concat(sample(1), sample(1))
+	if got, want := s.get(t.Context(), t, "pods shop/*{app=web} requests"), "v1 Pod shop/web-1 requests 900m 03:04:00 120"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// TestHPAGetsNoMoreReplicasThanItCounts has values that an HPA divides by its target to get
+// more replicas than fit in 32 bits.
+func TestHPAGetsNoMoreReplicasThanItCounts(t *testing.T) {
+	for _, tc := range []struct {
+		name, request string
+		web1, web2    float64
+		refused       bool
+	}{
+		{name: "fits", request: "pods shop/web-1 requests", web1: 1e8},
+		{name: "does not fit", request: "pods shop/web-1 requests", web1: 3e8, refused: true},
+		{name: "the sum fits", request: "pods shop/*{app=web} requests", web1: 1e8, web2: 1e8},
+		{name: "the sum does not", request: "pods shop/*{app=web} requests", web1: 2e8, web2: 1e8, refused: true},
+		{name: "nor without what is negative", request: "pods shop/*{app=web} requests", web1: 3e8, web2: -3e8, refused: true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newShop()
+			s.planner.samples = map[string][]sources.Sample{"shop/web-1": sample(tc.web1), "shop/web-2": sample(tc.web2)}
+			if got := s.get(t.Context(), t, tc.request); strings.HasPrefix(got, "500 ") {
+				t.Errorf("without an HPA of the metric got %s", got)
+			}
+			s.catalog.targets = map[types.NamespacedName]float64{{Namespace: "shop", Name: "requests"}: 0.1, {Namespace: "bank", Name: "requests"}: 1e-3}
+			if got := s.get(person(t), t, tc.request); strings.HasPrefix(got, "500 ") {
+				t.Errorf("a person got %s", got)
+			}
+			got := s.get(t.Context(), t, tc.request)
+			if refused := strings.HasPrefix(got, "500 ") && strings.Contains(got, "by the target 0.1 of an HPA of that metric it means more than 2147483647 replicas"); refused != tc.refused {
+				t.Errorf("an HPA got %s", got)
 			}
 		})
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/tidegauge/tidegauge/pkg/catalog"
 	"github.com/tidegauge/tidegauge/pkg/engine"
 	"github.com/tidegauge/tidegauge/pkg/objects"
+	"github.com/tidegauge/tidegauge/pkg/plan"
 	"github.com/tidegauge/tidegauge/pkg/rules"
 	"github.com/tidegauge/tidegauge/pkg/sources"
 )
@@ -30,6 +31,9 @@ const (
 	// maxQuery is how many bytes of a query an error shows. An Event holds 1024
 	// (k8s.io/client-go/tools/events), and is for the cause first.
 	maxQuery = 300
+	// retryAfter is after how many seconds a read may be tried again that was refused. Clients
+	// do so by themselves, up to ten times (k8s.io/client-go/rest), and wait meanwhile.
+	retryAfter = 1
 )
 
 // errSelector is the error of a metric selector that a rule's query cannot express.
@@ -57,6 +61,10 @@ func failedMetric(what string, err error) error {
 	case errors.Is(err, errSelector):
 		code, reason = http.StatusBadRequest, metav1.StatusReasonBadRequest
 	case errors.Is(err, sources.ErrRejected), errors.Is(err, catalog.ErrNotANumber), errors.Is(err, catalog.ErrMisreadByHPA):
+	case errors.Is(err, plan.ErrNotReady):
+		return notReady(what, err)
+	case errors.As(err, new(*engine.BusyError)):
+		return apierrors.NewTooManyRequests(fmt.Sprintf("%s: %v", what, err), retryAfter)
 	case errors.As(err, new(*engine.UnavailableError)):
 		code, reason = http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
@@ -70,7 +78,7 @@ func failedMetric(what string, err error) error {
 // inexpressible is the error of a rule that makes no query of what was asked. The
 // selector is to blame if there is one, since the rule was checked when it was loaded.
 func inexpressible(err error, selector labels.Selector) error {
-	if selector.Empty() {
+	if selector.Empty() || errors.Is(err, plan.ErrNotReady) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", errSelector, err)
@@ -86,7 +94,7 @@ func asAnswerTo(query string, err error) error {
 
 // isOfEngine says whether the error of a read is the engine's, and not the rule's.
 func isOfEngine(err error) bool {
-	return errors.As(err, new(*engine.UnavailableError)) || errors.Is(err, sources.ErrNoData) ||
+	return errors.As(err, new(*engine.UnavailableError)) || errors.As(err, new(*engine.BusyError)) || errors.Is(err, sources.ErrNoData) ||
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }
 

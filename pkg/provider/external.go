@@ -34,6 +34,9 @@ type Catalog interface {
 	ExternalRule(metric string) *catalog.RuleMetric
 	// ExternalNames are the names of both, sorted, each once.
 	ExternalNames() []string
+	// ObjectsSettled is nil once a metric that External, called after it, does not have may
+	// be one that a rule makes.
+	ObjectsSettled() error
 	// ObjectsReady is nil once a metric that External does not have is one that no
 	// object defines, RulesReady once one that ExternalRule does not have is one that no
 	// rule makes.
@@ -72,20 +75,22 @@ func NewExternal(c Catalog, e Engine, p ExternalPlanner) *External {
 // prometheus-adapter has it. Errors are API errors whose text names the metric: 404 where
 // there is no such metric or an object's has no data, 400 where the rule cannot express
 // the selector, 503 where the backend is away or nobody can say yet whether there is
-// such a metric, 500 where the backend refuses the query or answers with no number,
+// such a metric or which of the two counts, 429 where too much is read that no HPA names,
+// 500 where the backend refuses the query or answers with no number,
 // 504 where the first answer takes too long.
 // Users of the system, such as the HPA controller, also get an error (500) for numbers
 // that an HPA would misread.
 func (p *External) GetExternalMetric(ctx context.Context, namespace string, selector labels.Selector, info provider.ExternalMetricInfo) (*external_metrics.ExternalMetricValueList, error) {
 	name := types.NamespacedName{Namespace: namespace, Name: info.Metric}
 	what := "external metric " + name.String()
+	unsettled := p.catalog.ObjectsSettled()
 	var items []catalog.Item
 	var err error
 	if metric := p.catalog.External(name); metric != nil {
 		items, err = p.ofObject(ctx, what, metric, selector)
 	} else if metric := p.catalog.ExternalRule(info.Metric); metric != nil {
 		what += " " + placeOf(metric.Rule)
-		items, err = p.ofRule(ctx, what, metric, namespace, selector)
+		items, err = p.ofRule(ctx, what, metric, namespace, selector, unsettled)
 	} else {
 		err = p.unknown(what, name)
 	}
@@ -124,9 +129,13 @@ func (p *External) ofObject(ctx context.Context, what string, metric *catalog.Me
 	return selected, nil
 }
 
-// ofRule are the items of a rule's metric, whose query has the selector in it. One
-// sample that is no number fails the metric: an HPA adds up the items.
-func (p *External) ofRule(ctx context.Context, what string, metric *catalog.RuleMetric, namespace string, selector labels.Selector) ([]catalog.Item, error) {
+// ofRule are the items of a rule's metric, whose query has the selector in it; none while
+// an object may have its name, of which unsettled is the error. One sample that is no
+// number fails the metric: an HPA adds up the items.
+func (p *External) ofRule(ctx context.Context, what string, metric *catalog.RuleMetric, namespace string, selector labels.Selector, unsettled error) ([]catalog.Item, error) {
+	if unsettled != nil {
+		return nil, notReady(what, fmt.Errorf("an ExternalMetric may have the name: %w", unsettled))
+	}
 	req, err := p.planner.External(metric.Rule, metric.Series, namespace, selector)
 	if err != nil {
 		return nil, failedMetric(what, inexpressible(err, selector))

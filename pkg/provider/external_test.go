@@ -19,6 +19,7 @@ import (
 
 	"github.com/tidegauge/tidegauge/pkg/catalog"
 	"github.com/tidegauge/tidegauge/pkg/engine"
+	"github.com/tidegauge/tidegauge/pkg/plan"
 	"github.com/tidegauge/tidegauge/pkg/rules"
 	"github.com/tidegauge/tidegauge/pkg/sources"
 )
@@ -37,6 +38,7 @@ func (c fakeCatalog) ExternalNames() []string {
 }
 
 func (fakeCatalog) ExternalRule(string) *catalog.RuleMetric { return nil }
+func (fakeCatalog) ObjectsSettled() error                   { return nil }
 func (fakeCatalog) ObjectsReady() error                     { return nil }
 func (fakeCatalog) RulesReady() error                       { return nil }
 
@@ -44,11 +46,12 @@ func (fakeCatalog) RulesReady() error                       { return nil }
 type ruledCatalog struct {
 	fakeCatalog
 
-	rules                map[string]*catalog.RuleMetric
-	objectsErr, rulesErr error
+	rules                           map[string]*catalog.RuleMetric
+	unsettled, objectsErr, rulesErr error
 }
 
 func (c ruledCatalog) ExternalRule(metric string) *catalog.RuleMetric { return c.rules[metric] }
+func (c ruledCatalog) ObjectsSettled() error                          { return c.unsettled }
 func (c ruledCatalog) ObjectsReady() error                            { return c.objectsErr }
 func (c ruledCatalog) RulesReady() error                              { return c.rulesErr }
 
@@ -263,6 +266,14 @@ func TestGetExternalMetricOfRule(t *testing.T) {
 			want: "504 external metric shop/jobs (externalRules[2], line 40, server main): first fetch is under way: ",
 		},
 		{
+			name: "too much is read", selector: "queue=a", read: fakeEngine{err: &engine.BusyError{Source: "prometheus", Queries: 9, MaxQueries: 9}},
+			want: "429 external metric shop/jobs (externalRules[2], line 40, server main): source prometheus is asked too many different queries",
+		},
+		{
+			name: "nobody knows the resources yet", selector: "queue=a", unexpressed: plan.ErrNotReady,
+			want: "503 external metric shop/jobs (externalRules[2], line 40, server main): the adapter is not ready: the resources of the Kubernetes API are not known yet",
+		},
+		{
 			name: "selector cannot be expressed", selector: "queue>5", unexpressed: errors.New("PromQL cannot compare by gt"),
 			want: "400 external metric shop/jobs (externalRules[2], line 40, server main): the metric selector cannot be used: PromQL cannot compare by gt",
 		},
@@ -312,6 +323,21 @@ func TestRuleNeedsNoObjects(t *testing.T) {
 	p := NewExternal(c, fakeEngine{answer: engine.Answer{Samples: sample(3)}}, fakeExternalPlanner{})
 	if got, want := get(t.Context(), t, p, types.NamespacedName{Namespace: "shop", Name: "jobs"}, ""), "jobs map[] 3 03:04:00 -"; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// TestRuleWaitsForTheObjects has a cluster of which nobody knows the ExternalMetrics yet: one
+// may have the name, and another value.
+func TestRuleWaitsForTheObjects(t *testing.T) {
+	c := withJobs()
+	c.unsettled = errors.New("starting")
+	p := NewExternal(c, fakeEngine{answer: engine.Answer{Samples: sample(3)}}, fakeExternalPlanner{})
+	want := "503 external metric shop/jobs (externalRules[2], line 40, server main): the adapter is not ready: an ExternalMetric may have the name: starting"
+	if got := get(t.Context(), t, p, types.NamespacedName{Namespace: "shop", Name: "jobs"}, ""); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got, want := get(t.Context(), t, p, depth, ""), "depth map[] 3 03:04:00 -"; got != want {
+		t.Errorf("an object that is known: got %s, want %s", got, want)
 	}
 }
 

@@ -251,3 +251,13 @@ func TestExternalMetricsOverHTTP(t *testing.T) {
 		})
 	}
 }
+
+// Clients try again by themselves what was refused for a moment.
+func TestRefusedReadsMayBeTriedAgain(t *testing.T) {
+	api := newAPI(t, nil, NewExternal(withJobs(), fakeEngine{err: &engine.BusyError{Source: "prometheus"}}, fakeExternalPlanner{}))
+	w := httptest.NewRecorder()
+	api.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/apis/external.metrics.k8s.io/v1beta1/namespaces/shop/jobs", http.NoBody))
+	if after := w.Result().Header.Get("Retry-After"); w.Code != http.StatusTooManyRequests || after != strconv.Itoa(retryAfter) {
+		t.Errorf("got %d and Retry-After %q", w.Code, after)
+	}
+}

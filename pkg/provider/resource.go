@@ -51,13 +51,15 @@ type ResourceObjects interface {
 // Resource serves metrics.k8s.io, the usage of containers and nodes, by resourceRules:
 // CPU in cores, exact to a billionth, and memory in bytes. Install adds it to a server.
 //
-// A usage is whole or not there at all, since an HPA adds up the containers of a pod and
-// takes a pod without a usage for one that it does not know. So a pod is left out if
-// one of its containers lacks CPU or memory, as it does until Prometheus has read it
-// twice, or has a value that is no usage: NaN, infinite, negative, or several values. A
-// node is left out likewise.
+// An HPA adds up the containers of a pod and takes a pod without a usage for one that it
+// does not know. So a pod is left out if one of its containers lacks CPU or memory, as it
+// does until Prometheus has read it twice, or has a value that is no usage: NaN, infinite,
+// negative, or several values. A node is left out likewise.
 //
-// The containers of a pod are those that its samples name. A sample with an empty
+// The containers of a pod are those that its samples name, of CPU or of memory. Of the
+// specification of pods nothing is read. So a container of which Prometheus has no sample of
+// either, as before it is read for the first time or where its metrics are dropped, does not
+// show, and the usage of its pod is less by it. A sample with an empty
 // container label is of the pod as a whole and one of POD is of its pause container, as
 // in cAdvisor's metrics. Such are not counted beside containers with names, which
 // would count them twice. A pod that has nothing but samples without a container, as where
@@ -65,7 +67,8 @@ type ResourceObjects interface {
 //
 // Errors are API errors whose text names pods or nodes and the server: 404 where there
 // are no resourceRules, no such object or no usage of it, 503 where the backend is away
-// or the API server does not show the objects, 500 where the backend refuses the
+// or the API server does not show the objects, 429 where too much is read that no HPA
+// names, 500 where the backend refuses the
 // query, or gives what is no usage for everything that was asked for, 504 where the
 // first answer takes too long. A list is never empty because something failed.
 type Resource struct {

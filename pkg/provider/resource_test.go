@@ -591,7 +591,15 @@ func (coreMapper) Normalize(r schema.GroupResource) (resource schema.GroupResour
 	return schema.GroupResource{Resource: name}, name == "pods", slices.Contains([]string{"pods", "nodes", "namespaces"}, name)
 }
 
-func (coreMapper) Singular(r schema.GroupResource) string { return strings.TrimSuffix(r.Resource, "s") }
+func (m coreMapper) Singular(r schema.GroupResource) string {
+	if _, _, known := m.Normalize(r); known {
+		return strings.TrimSuffix(r.Resource, "s")
+	}
+	return r.Resource
+}
+
+func (coreMapper) Known() bool        { return true }
+func (coreMapper) Generation() uint64 { return 1 }
 
 // usageEngine answers each query with what Prometheus has of that metric.
 type usageEngine map[string][]sources.Sample

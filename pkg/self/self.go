@@ -273,10 +273,18 @@ func (r *Reporter) excuse(ctx context.Context, what string, err error) error {
 	}
 	if !r.silenced[what] {
 		r.silenced[what] = true
-		klog.FromContext(ctx).Info("The adapter cannot "+what+", and goes on without", "pod", klog.KRef(r.namespace, r.pod), "reason", err.Error())
+		log := klog.FromContext(ctx).WithValues("pod", klog.KRef(r.namespace, r.pod), "reason", err.Error())
+		if apierrors.IsForbidden(err) {
+			log = log.WithValues("cure", rightsCure)
+		}
+		log.Info("The adapter cannot " + what + ", and goes on without")
 	}
 	return nil
 }
+
+// rightsCure has all that telling takes, so that nobody comes back for the next right.
+const rightsCure = `add to a Role of the adapter in its namespace: {apiGroups: [""], resources: ["pods"], verbs: ["get"]}, ` +
+	`{apiGroups: [""], resources: ["pods/status"], verbs: ["patch"]} and {apiGroups: ["events.k8s.io"], resources: ["events"], verbs: ["create"]}`
 
 func (c Condition) status() corev1.ConditionStatus {
 	if c.True {
