@@ -48,9 +48,11 @@ const (
 	// reviewEvery is how often every object is looked at, for changes that come with
 	// time alone, such as the end of demand.
 	reviewEvery = time.Minute
-	// refusedPause is how long to wait after the API server refused to let the adapter
-	// take the Lease or write a status: trying more often will not bring the right.
-	refusedPause = 5 * time.Minute
+	// refusedPause is how long to wait after the API server refused again and again to let
+	// the adapter take the Lease or write a status: trying more often will not bring the
+	// right. The first waits are shorter, as an API server that starts refuses too.
+	refusedPause      = 5 * time.Minute
+	firstRefusedPause = 5 * time.Second
 )
 
 // StateReader says what is known of queries.
@@ -111,26 +113,31 @@ func (r *Reporter) QueryChanged(source, key string) {
 // is away for long, ends a turn and not the program. Without the right to the Lease
 // there are no turns.
 func (r *Reporter) Run(ctx context.Context) error {
-	told := false
+	refusals := 0
 	for ctx.Err() == nil {
 		refused, err := r.takeTurns(ctx)
 		if err != nil {
 			return fmt.Errorf("status: %w", err)
 		}
 		if refused == nil {
-			told = false
+			refusals = 0
 			continue
 		}
-		if !told {
+		refusals++
+		if refusals == 1 {
 			klog.FromContext(ctx).Info("Status and Events are not written", "lease", r.lock.Describe(), "reason", refused, "cure", leaseCure)
 		}
-		told = true
 		select {
 		case <-ctx.Done():
-		case <-time.After(refusedPause):
+		case <-time.After(pauseAfter(refusals)):
 		}
 	}
 	return nil
+}
+
+// pauseAfter is how long to wait after so many refusals in a row.
+func pauseAfter(refusals int) time.Duration {
+	return min(firstRefusedPause<<min(refusals-1, 10), refusedPause)
 }
 
 const (
@@ -214,9 +221,14 @@ type turn struct {
 	queue    workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	recorder events.EventRecorder
 	written  sync.Map // of types.NamespacedName to writing
-	// refused is when a write was last refused for want of the right, as nanoseconds of
-	// Unix time; 0 if the last one was not.
-	refused atomic.Int64
+	// refused is the last write if it was refused for want of the right; else nil.
+	refused atomic.Pointer[refusal]
+}
+
+// refusal is a refused write, after how many in a row, itself included.
+type refusal struct {
+	at       time.Time
+	refusals int
 }
 
 // writing is the last write of an object's status.
@@ -314,7 +326,7 @@ func (t *turn) report(ctx context.Context, name types.NamespacedName) error {
 		t.queue.AddAfter(name, wait)
 		return nil
 	}
-	if last := t.refused.Load(); last != 0 && time.Since(time.Unix(0, last)) < refusedPause {
+	if last := t.refused.Load(); last != nil && time.Since(last.at) < pauseAfter(last.refusals) {
 		return nil
 	}
 	if err := t.write(ctx, object, status); err != nil {
@@ -332,9 +344,13 @@ func (t *turn) refuse(ctx context.Context, err error) error {
 	if !apierrors.IsForbidden(err) {
 		return err
 	}
-	if t.refused.Swap(time.Now().UnixNano()) == 0 {
+	now := &refusal{at: time.Now(), refusals: 1}
+	if last := t.refused.Load(); last != nil {
+		now.refusals = last.refusals + 1
+	} else {
 		klog.FromContext(ctx).Info("Status is not written", "reason", err, "cure", statusCure)
 	}
+	t.refused.Store(now)
 	return nil
 }
 
@@ -388,7 +404,7 @@ func (t *turn) write(ctx context.Context, object *metricsaws.ExternalMetric, sta
 		return nil
 	}
 	if err == nil {
-		t.refused.Store(0)
+		t.refused.Store(nil)
 		t.written.Store(nameOf(object), writing{time.Now(), patched.GetResourceVersion(), object.UID, status})
 	}
 	return err

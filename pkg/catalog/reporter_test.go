@@ -377,11 +377,12 @@ func TestReporterWithoutRightToWriteStatus(t *testing.T) {
 			b.report()
 			<-time.After(time.Minute)
 		}
-		if want := int(time.Hour / refusedPause); asked != want {
-			t.Errorf("%d attempts in an hour, want %d", asked, want)
+		if most := int(time.Hour/refusedPause) + 5; asked < 3 || asked > most {
+			t.Errorf("%d attempts in an hour, want at most %d", asked, most)
 		}
 		b.wantWrites()
 		b.refusal = nil
+		<-time.After(refusedPause)
 		b.report()
 		b.wantWrites("True Available 59")
 	})
