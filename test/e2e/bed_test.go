@@ -97,10 +97,10 @@ func (b *bed) startPrometheusEvery(ctx context.Context, interval time.Duration) 
 }
 
 // withRules are the arguments of an adapter that asks the bed's Prometheus by the rules of
-// a file of testdata.
-func (b *bed) withRules(file string) []string {
+// testdata.
+func (b *bed) withRules() []string {
 	return []string{
-		"--config=" + testdata(file),
+		"--config=" + testdata("rules.yaml"),
 		"--prometheus-url=" + b.proxy.URL(),
 		"--metrics-relist-interval=2s",
 	}
@@ -162,7 +162,7 @@ func sharedBed(t *testing.T) *bed {
 	if err := b.startPrometheus(ctx); err != nil {
 		t.Fatal(errors.Join(err, b.stop()))
 	}
-	if err := b.startAdapter(ctx, b.withRules("rules.yaml")...); err != nil {
+	if err := b.startAdapter(ctx, b.withRules()...); err != nil {
 		t.Fatal(errors.Join(err, b.stop()))
 	}
 	shared = b

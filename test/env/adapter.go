@@ -30,6 +30,9 @@ type AdapterOptions struct {
 	// ResourceMetrics leads metrics.k8s.io to the adapter too, with what
 	// deploy/resource-metrics has.
 	ResourceMetrics bool
+	// OwnRights leaves the adapter the rights that its ServiceAccount has, and applies
+	// none of deploy.
+	OwnRights bool
 }
 
 // Adapter is a running adapter, under the rights of its ServiceAccount.
@@ -41,6 +44,8 @@ type Adapter struct {
 	cluster *Cluster
 	port    int
 	dirs    []string // of the objects that lead to the adapter
+	// routesOnly says that of those objects only what leads to the adapter is applied.
+	routesOnly bool
 }
 
 // StartAdapter starts an adapter, leads the aggregator to it and returns when the
@@ -50,7 +55,7 @@ func (c *Cluster) StartAdapter(ctx context.Context, opts AdapterOptions) (*Adapt
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 
-	a := &Adapter{cluster: c, dirs: []string{baseDir}}
+	a := &Adapter{cluster: c, dirs: []string{baseDir}, routesOnly: opts.OwnRights}
 	if opts.ResourceMetrics {
 		a.dirs = append(a.dirs, resourceMetricsDir)
 	}
@@ -138,6 +143,9 @@ func (a *Adapter) route(ctx context.Context) error {
 			return err
 		}
 		for _, o := range objects {
+			if a.routesOnly && !routes(o) {
+				continue
+			}
 			if err := a.routeOne(ctx, o); err != nil {
 				return fmt.Errorf("%s %s: %w", o.GetKind(), o.GetName(), err)
 			}

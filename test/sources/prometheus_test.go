@@ -60,6 +60,8 @@ scrape_configs:
 - job_name: tide
   scrape_native_histograms: true
   static_configs: [{targets: [%q]}]
+remote_read:
+- {url: "http://127.0.0.1:1/read", read_recent: true, required_matchers: {remote: "away"}}
 `, strings.TrimPrefix(scraped.URL, "http://"))
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -198,6 +200,8 @@ func TestPrometheus(t *testing.T) {
 		{"refusals", prometheusRefusals},
 		{"long queries", prometheusLongQueries},
 		{"series", prometheusSeries},
+		{"a remote read that fails", prometheusRemoteRead},
+		{"warnings of PromQL", prometheusWarnings},
 		{"wrong addresses", prometheusAddresses},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.check(t, base) })
@@ -349,6 +353,34 @@ func prometheusSeries(t *testing.T, base string) {
 		err := s.Series(t.Context(), prometheus.DefaultServer, `{a="}`, now, now, nil)
 		if err == nil || !strings.Contains(err.Error(), `400 Bad Request: bad_data: invalid parameter "match[]"`) || !errors.Is(err, sources.ErrRejected) {
 			t.Errorf("%s: of a bad selector the error is %v", verb, err)
+		}
+	}
+}
+
+// prometheusRemoteRead asks for what Prometheus would read from a server that is away, of
+// which it has its own data.
+func prometheusRemoteRead(t *testing.T, base string) {
+	t.Helper()
+	s := openPrometheus(t, prometheus.Server{URL: base})
+	for _, promQL := range []string{`tide_none{remote="away"}`, `tide_gauge or tide_none{remote="away"}`} {
+		got := fetchOne(t, s, prometheus.NewQuery("", promQL, 0))
+		prefix := fmt.Sprintf("prometheus server %q (%s): the answer is not complete: remote_read: ", prometheus.DefaultServer, base)
+		if got.Err == nil || !strings.HasPrefix(got.Err.Error(), prefix) || errors.Is(got.Err, sources.ErrRejected) || errors.Is(got.Err, sources.ErrNoData) {
+			t.Errorf("%s is %+v, want an error that starts with %s", promQL, got, prefix)
+		}
+	}
+	if err := s.Series(t.Context(), prometheus.DefaultServer, `tide_none{remote="away"}`, time.Now().Add(-time.Minute), time.Now(), nil); err != nil {
+		t.Errorf("of the series that are there the error is %v", err)
+	}
+}
+
+// prometheusWarnings asks what Prometheus warns of, and answers wholly.
+func prometheusWarnings(t *testing.T, base string) {
+	t.Helper()
+	s := openPrometheus(t, prometheus.Server{URL: base})
+	for _, promQL := range []string{"quantile(2, tide_two) >bool 0 or tide_gauge", "count(rate(tide_gauge[10s])) or tide_gauge"} {
+		if got := fetchOne(t, s, prometheus.NewQuery("", promQL, 0)); got.Err != nil {
+			t.Errorf("%s: the error is %v", promQL, got.Err)
 		}
 	}
 }
