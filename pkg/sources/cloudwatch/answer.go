@@ -163,7 +163,7 @@ func quoteMessages(messages []types.MessageData) string {
 		b.WriteString([]string{": ", "; "}[min(i, 1)])
 		b.WriteString(aws.ToString(m.Code) + ": " + aws.ToString(m.Value))
 	}
-	return shorten(b.String(), maxWords)
+	return sources.Shorten(b.String(), maxWords)
 }
 
 // errNothing is why a query has no sample although CloudWatch had no trouble.
@@ -205,7 +205,7 @@ func (c *call) samples(q *Query, a *answer, ids []string) ([]sources.Sample, err
 	if len(missing) == 0 {
 		return all, nil
 	}
-	text := fmt.Sprintf("%v %s for %s", errNothing, when, shorten(strings.Join(missing, ", "), maxWords))
+	text := fmt.Sprintf("%v %s for %s", errNothing, when, sources.Shorten(strings.Join(missing, ", "), maxWords))
 	if len(all) > 0 {
 		return nil, fmt.Errorf("%s, while other series of the metric have one", text)
 	}

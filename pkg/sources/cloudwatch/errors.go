@@ -8,7 +8,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
@@ -155,7 +154,7 @@ func cause(err error) string {
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		return "connection cut before the end of the answer"
 	}
-	return shorten(peel(err).Error(), maxWords)
+	return sources.Shorten(peel(err).Error(), maxWords)
 }
 
 // apiWords are the code and the message of AWS.
@@ -171,7 +170,7 @@ func apiWords(err smithy.APIError) string {
 	if message == "" {
 		return code
 	}
-	return code + ": " + shorten(strings.Join(strings.Fields(message), " "), maxWords)
+	return code + ": " + sources.Shorten(strings.Join(strings.Fields(message), " "), maxWords)
 }
 
 // peel takes off the wrappers whose text has the request's id or the number of
@@ -199,15 +198,4 @@ func requestID(err error) string {
 		return r.ServiceRequestID()
 	}
 	return ""
-}
-
-// shorten cuts a text to that many bytes, between two characters.
-func shorten(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n] + "…"
 }

@@ -263,7 +263,7 @@ func (q *Query) returned(i int) bool {
 func (q *Query) describe(i int) string {
 	d := q.spec.Queries[i]
 	if d.MetricStat == nil {
-		return fmt.Sprintf("%s (%s)", d.ID, shorten(d.Expression, 200))
+		return fmt.Sprintf("%s (%s)", d.ID, sources.Shorten(d.Expression, 200))
 	}
 	m := d.MetricStat.Metric
 	dimensions := make([]string, len(m.Dimensions))

@@ -216,7 +216,7 @@ const maxSeconds = 253402300799
 func parseTime(text string) (time.Time, error) {
 	seconds, err := strconv.ParseFloat(text, 64)
 	if err != nil || math.Abs(seconds) > maxSeconds {
-		return time.Time{}, failed(kindFailed, "the answer has a sample of the time %s", shorten(text, maxQuote))
+		return time.Time{}, failed(kindFailed, "the answer has a sample of the time %s", sources.Shorten(text, maxQuote))
 	}
 	return time.UnixMilli(int64(math.Round(seconds * 1000))), nil
 }

@@ -365,7 +365,7 @@ const minSecret = 4
 
 // clean is a foreign text in one line, of so many bytes at most and without secrets.
 func (c *call) clean(text string, n int) string {
-	return shorten(c.conceal(oneLine(text)), n)
+	return sources.Shorten(c.conceal(oneLine(text)), n)
 }
 
 // conceal takes secrets out of a text that may quote the call.
@@ -441,14 +441,3 @@ func (c *call) quote() string {
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
-
-// shorten cuts a text to that many bytes, between two characters.
-func shorten(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n] + "…"
-}

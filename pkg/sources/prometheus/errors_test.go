@@ -469,7 +469,7 @@ func TestShorten(t *testing.T) {
 		{"aü", 2, "a…"},
 		{strings.Repeat("ü", 3), 1, "…"},
 	} {
-		if got := shorten(test.text, test.n); got != test.want {
+		if got := sources.Shorten(test.text, test.n); got != test.want {
 			t.Errorf("%q in %d bytes is %q, want %q", test.text, test.n, got, test.want)
 		}
 	}

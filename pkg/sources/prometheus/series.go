@@ -9,6 +9,8 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"k8s.io/klog/v2"
+
+	"github.com/tidegauge/tidegauge/pkg/sources"
 )
 
 const (
@@ -68,7 +70,7 @@ func (c *call) logWarnings(ctx context.Context, e envelope) {
 
 // asked is the PromQL of the call.
 func (c *call) asked() string {
-	return shorten(oneLine(c.form.Get("query")+c.form.Get("match[]")), maxWords)
+	return sources.Shorten(oneLine(c.form.Get("query")+c.form.Get("match[]")), maxWords)
 }
 
 // listing is a list of series while it is read.
