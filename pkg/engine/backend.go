@@ -39,6 +39,9 @@ type backend struct {
 	// have no more Fetches now. The end of each Fetch puts them back.
 	waiting  []*entry
 	throttle throttle
+	// awaySince is when the first of the Fetches since the last answer was over; zero if
+	// the last one had an answer.
+	awaySince time.Time
 }
 
 // mayFetch says whether b may have one Fetch more, of pinned queries or of others, of a
@@ -53,6 +56,24 @@ func (b *backend) mayFetch(pinned bool, ofSource int) bool {
 		return b.inFlight < maxInFlight
 	default:
 		return b.inFlight < maxUnpinnedInFlight
+	}
+}
+
+// heed notes whether b is away: a Fetch was over now and had no answer at all. A refusal
+// is an answer.
+func (b *backend) heed(results []sources.Result, now time.Time) {
+	failed := false
+	for _, r := range results {
+		switch {
+		case r.Err == nil || errors.Is(r.Err, sources.ErrNoData) || errors.Is(r.Err, sources.ErrRejected) || isThrottling(r.Err):
+			b.awaySince = time.Time{}
+			return
+		case !errors.Is(r.Err, sources.ErrNotAsked):
+			failed = true
+		}
+	}
+	if failed && b.awaySince.IsZero() {
+		b.awaySince = now
 	}
 }
 

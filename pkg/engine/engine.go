@@ -77,7 +77,8 @@ type State struct {
 type UnavailableError struct {
 	// Source is the name of the source that gives no answer.
 	Source string
-	// Since is when that began: when the first Fetch that failed was over, or
+	// Since is when that began: when the first Fetch that failed was over, of the query
+	// or, if it was never answered, of its backend since that last answered anything; or
 	// LastAnswer if none failed and the answer is too old nevertheless.
 	Since time.Time
 	// LastAnswer is the time of the last answer, as Answer.Fetched; zero if there was
@@ -116,6 +117,9 @@ type Options struct {
 	// MaxUnpinnedSamples is how many samples of such queries are held, in the same way;
 	// 1,000,000 by default.
 	MaxUnpinnedSamples int
+	// MaxUnpinnedBytes is how long the keys of such queries are together, in the same way;
+	// 32 MiB by default.
+	MaxUnpinnedBytes int
 	// Backoff says when queries that failed are asked again.
 	Backoff Backoff
 	// OnChange is called when what is known of a query has changed: its first
@@ -169,6 +173,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxUnpinnedSamples <= 0 {
 		o.MaxUnpinnedSamples = 1_000_000
+	}
+	if o.MaxUnpinnedBytes <= 0 {
+		o.MaxUnpinnedBytes = 32 << 20
 	}
 	if o.OnChange == nil {
 		o.OnChange = func(string, string) {}

@@ -42,6 +42,9 @@ type entry struct {
 	// rejected says that the last failure was the query's own fault. It outlives the
 	// demand.
 	rejected bool
+	// spread is not 0 if the entry was not asked when it was due last: it says with which
+	// others of those it is asked next.
+	spread int
 	// idle entries are not in demand. They are not asked, and forgotten when due.
 	idle bool
 	// told says that OnChange has heard of the answer's being too old.
@@ -119,11 +122,28 @@ func (e *entry) standing() standing {
 // fail counts a failure.
 func (e *entry) fail(err error) {
 	e.failures++
+	e.spread = 0
 	e.rejected = errors.Is(err, sources.ErrRejected)
 }
 
 // succeed forgets the failures.
-func (e *entry) succeed() { e.failures, e.rejected = 0, false }
+func (e *entry) succeed() { e.failures, e.rejected, e.spread = 0, false, 0 }
+
+// after is the state that follows e's when its Fetch, begun at one time, has given r by
+// now, and the error that counts. Of a query that was not asked there is nothing new to
+// say while its answer serves, or the failure before tells more. One that was never
+// answered has failed for as long as its backend.
+func (e *entry) after(r sources.Result, asked, now time.Time) (*state, error) {
+	was := e.state.Load()
+	if errors.Is(r.Err, sources.ErrNotAsked) && was.pending == nil && (was.err != nil || was.serves(now, e.terms.maxAge)) {
+		return was, r.Err
+	}
+	is := was.after(r, asked, now)
+	if away := e.backend.awaySince; is.err != nil && is.answer.Fetched.IsZero() && !away.IsZero() && away.Before(is.since) {
+		is.since = away
+	}
+	return is, is.err
+}
 
 // name is what people know the query by, if it says so itself; else its key.
 func (e *entry) name() string {

@@ -154,7 +154,7 @@ func (f *feed) join(req Request, now time.Time) (*entry, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.lookup(req.Query.Key()) == nil {
-		if err := f.makeRoom(); err != nil {
+		if err := f.makeRoom(req.Query.Key()); err != nil {
 			return nil, err
 		}
 	}

@@ -54,7 +54,7 @@ func newMetrics() *metrics {
 		}, []string{"source", "result"}),
 		letGo: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tidegauge_queries_let_go_total",
-			Help: "Queries that no HPA names and that were forgotten early, because too many of them or of their samples were held.",
+			Help: "Queries that no HPA names and that were forgotten early, because too many of them, of their samples or of the bytes of their keys were held.",
 		}, []string{"source"}),
 	}
 }

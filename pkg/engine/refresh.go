@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,6 +14,9 @@ import (
 
 	"github.com/tidegauge/tidegauge/pkg/sources"
 )
+
+// maxSpread is how many Fetches share what an earlier one did not ask.
+const maxSpread = 8
 
 // run starts Fetches as queries fall due, until ctx is done, and waits for them.
 func (f *feed) run(ctx context.Context) {
@@ -57,6 +61,9 @@ type lane struct {
 	backend  *backend
 	standing standing
 	pinned   bool
+	// spread is that of the entries: those that were not asked, because of slow ones, are
+	// apart from each other, so that some that are slow do not hold up the rest again.
+	spread int
 }
 
 // take removes from the queue what is to be done now.
@@ -99,7 +106,7 @@ func (f *feed) collect(r *round, now time.Time) {
 // assign puts e into a batch, or lets it wait until its backend may have one more.
 func (f *feed) assign(r *round, e *entry) {
 	b := e.backend
-	l := lane{b, e.standing(), e.pinned != nil}
+	l := lane{b, e.standing(), e.pinned != nil, e.spread}
 	if r.batches[l] == nil {
 		if !b.mayFetch(l.pinned, f.inFlight) {
 			b.waiting = append(b.waiting, e)
@@ -139,7 +146,10 @@ func (f *feed) fetch(ctx context.Context, l lane, batch []*entry) {
 	asked := time.Now()
 	asking := ctx
 	if !l.pinned {
-		asking = sources.Yielding(ctx)
+		asking = sources.Yielding(asking)
+	}
+	if l.standing != healthy {
+		asking = sources.Retrying(asking)
 	}
 	results := f.ask(asking, batch)
 	now := time.Now()
@@ -217,12 +227,14 @@ func (f *feed) settle(l lane, batch []*entry, results []sources.Result, asked, n
 		return nil
 	}
 	l.backend.throttle.heed(results, f.opts.Backoff.Max, now)
+	l.backend.heed(results, now)
 	// One jitter for the batch, so that what failed together is retried together.
 	jitter := newJitter()
 	var changes []change
+	notAsked := 0
 	for i, e := range batch {
 		was := e.state.Load()
-		is := was.after(results[i], asked, now)
+		is, err := e.after(results[i], asked, now)
 		f.replace(e, is)
 		serves := is.serves(now, e.terms.maxAge)
 		if is.differs(was) || serves && e.told {
@@ -232,9 +244,13 @@ func (f *feed) settle(l lane, batch []*entry, results []sources.Result, asked, n
 		if now.Sub(e.reviewed) >= f.opts.DemandFor {
 			e.review(now)
 		}
-		f.enqueue(e, f.nextDue(e, is.err, jitter, now))
+		f.enqueue(e, f.nextDue(e, err, jitter, now))
+		if errors.Is(err, sources.ErrNotAsked) {
+			e.spread = 1 + notAsked%maxSpread
+			notAsked++
+		}
 	}
-	f.trim(f.opts.MaxUnpinned)
+	f.trim(f.opts.room())
 	return changes
 }
 
@@ -246,6 +262,8 @@ func (f *feed) nextDue(e *entry, err error, j jitter, now time.Time) time.Time {
 		e.succeed()
 		// It may have been asked up to gather early, and is not asked again for that.
 		return f.schedule.refresh(now.Add(gather), e.terms.interval)
+	case errors.Is(err, sources.ErrNotAsked):
+		return now
 	case isThrottling(err):
 		return e.backend.throttle.until
 	default:
@@ -303,11 +321,22 @@ func byError(changes []change) [][]change {
 	return groups
 }
 
-// someNames are those of the first few queries that changed.
+// maxName is how many bytes of a query's name the log shows: readers may make it long.
+const maxName = 300
+
+// shorten cuts a name between two characters.
+func shorten(name string) string {
+	if len(name) <= maxName {
+		return name
+	}
+	return strings.ToValidUTF8(name[:maxName], "") + "…"
+}
+
+// someNames are those of the first few queries that changed, as far as they are shown.
 func someNames(changes []change) []string {
 	var names []string
 	for _, c := range changes[:min(len(changes), 5)] {
-		names = append(names, c.entry.name())
+		names = append(names, shorten(c.entry.name()))
 	}
 	return names
 }

@@ -737,12 +737,139 @@ func TestLogNamesQueriesAsTheySay(t *testing.T) {
 		spoken.Query = named{"q"}
 		wantUnavailable(t, e, spoken)
 		wantUnavailable(t, e, request("r"))
+		wantUnavailable(t, e, request("long"+strings.Repeat("é", 100_000)))
 		synctest.Wait()
 		log := logger.GetSink().(ktesting.Underlier).GetBuffer().String()
-		for _, name := range []string{`queries=["what is q"]`, `queries=["r"]`} {
+		for _, name := range []string{`queries=["what is q"]`, `queries=["r"]`, `queries=["long` + strings.Repeat("é", 148) + `…"]`} {
 			if !strings.Contains(log, name) {
 				t.Errorf("the log has no %s:\n%s", name, log)
 			}
+		}
+	})
+}
+
+// What was not asked because slow queries took all the calls is asked again at once, apart
+// from those, and did not fail.
+func TestWhatWasNotAskedDidNotFail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		e := start(t, b, engine.Options{})
+		fast := request("fast")
+		fast.Interval, fast.MaxAge = time.Second, 12*time.Second
+		requests := []engine.Request{fast}
+		for i := range 12 {
+			slow := request(fmt.Sprintf("slow%02d", i))
+			slow.Interval = time.Second
+			requests = append(requests, slow)
+		}
+		e.Pin(requests)
+		b.sleepUntil(5500 * time.Millisecond)
+		b.seen()
+		calls := make(chan struct{}, 8)
+		retried := make(chan struct{}, 3)
+		b.mu.Lock()
+		b.fetch = func(ctx context.Context, queries []sources.Query) []sources.Result {
+			return fetchSlowly(ctx, queries, calls, retried)
+		}
+		b.mu.Unlock()
+		for at := 6 * time.Second; at < 2*time.Minute; at += time.Second / 2 {
+			b.sleepUntil(at)
+			wantValue(t, e, fast, 1)
+			if st, _ := e.Peek(fast); st.Err != nil {
+				t.Errorf("after %v: %v", at, st.Err)
+			}
+		}
+		for _, r := range requests[1:] {
+			if st, _ := e.Peek(r); !errors.Is(st.Err, context.DeadlineExceeded) {
+				t.Errorf("%s: %v", r.Query.Key(), st.Err)
+			}
+		}
+	})
+}
+
+// fetchSlowly answers at once but for slow queries, which it never answers, when there is
+// a place for the call.
+func fetchSlowly(ctx context.Context, queries []sources.Query, calls, retried chan struct{}) []sources.Result {
+	results := make([]sources.Result, len(queries))
+	places := []chan struct{}{calls}
+	if sources.Retries(ctx) {
+		places = []chan struct{}{retried, calls}
+	}
+	var asking sync.WaitGroup
+	for i, q := range queries {
+		asking.Go(func() {
+			if !strings.HasPrefix(q.Key(), "slow") {
+				pass(time.Millisecond) // The others come first.
+			}
+			for _, place := range places {
+				select {
+				case place <- struct{}{}:
+					defer func() { <-place }() //nolint:gocritic // The loop is short, and the place is held until the answer.
+				case <-ctx.Done():
+					results[i] = failure(sources.ErrNotAsked)
+					return
+				}
+			}
+			if results[i] = value(1); strings.HasPrefix(q.Key(), "slow") {
+				<-ctx.Done()
+				results[i] = failure(ctx.Err())
+			}
+		})
+	}
+	asking.Wait()
+	return results
+}
+
+// A reader who waits hears that its query was not asked in time.
+func TestNotAskedIsAnErrorOfTheFirstRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.fetch = func(ctx context.Context, queries []sources.Query) []sources.Result {
+			<-ctx.Done()
+			return slices.Repeat([]sources.Result{failure(sources.ErrNotAsked)}, len(queries))
+		}
+		e := start(t, b, engine.Options{})
+		if u := wantUnavailable(t, e, request("q")); !errors.Is(u, sources.ErrNotAsked) {
+			t.Errorf("got %v", u)
+		}
+		b.sleepUntil(11 * time.Second)
+		b.wantCalls(t, call{gather, "q"}, call{10*time.Second + gather, "q"})
+	})
+}
+
+// A query that is first asked while its backend is away has failed since the backend went.
+func TestSinceIsWhenTheBackendWentAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		e := start(t, b, engine.Options{})
+		wantValue(t, e, request("q"), 1)
+		away := errors.New("away")
+		b.answersBy(func(_ context.Context, q query) sources.Result {
+			if q.Backend() == "" {
+				return failure(away)
+			}
+			return value(1)
+		})
+		e.Pin([]engine.Request{request("q")})
+		b.sleepUntil(10 * time.Minute)
+		wantSince := func(key string, want time.Duration) {
+			t.Helper()
+			if u := wantUnavailable(t, e, request(key)); u.Since.Sub(b.start) != want {
+				t.Errorf("%s has failed since %v, want %v", key, u.Since.Sub(b.start), want)
+			}
+		}
+		wantSince("q", 15*time.Second)
+		wantSince("new", 15*time.Second)
+		wantValue(t, e, request("other/q"), 1)
+		wantSince("newer", 15*time.Second)
+
+		// One answer, if a refusal, shows that it is there.
+		b.answers(failure(sources.ErrRejected))
+		wantSince("refused", 10*time.Minute+4*gather)
+		b.answers(failure(away))
+		b.sleepUntil(11 * time.Minute)
+		if u := wantUnavailable(t, e, request("newest")); u.Since.Sub(b.start) < 10*time.Minute {
+			t.Errorf("newest has failed since %v, before the backend last answered", u.Since)
 		}
 	})
 }

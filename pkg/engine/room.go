@@ -14,12 +14,14 @@ const trimShare = 100
 // of new ones, while pinned ones are as many as people wrote down.
 type room struct {
 	entries, samples int
+	// bytes are those of the keys.
+	bytes int
 	// none says that nothing could be let go, and nothing has become so since.
 	none bool
 }
 
 func (r room) within(limit room) bool {
-	return r.entries <= limit.entries && r.samples <= limit.samples
+	return r.entries <= limit.entries && r.samples <= limit.samples && r.bytes <= limit.bytes
 }
 
 // BusyError is the error of a read of a new query when too many are read that no HPA
@@ -30,14 +32,16 @@ type BusyError struct {
 	Source string
 	// Queries and Samples are what it holds of queries that no HPA names.
 	Queries, Samples int
-	// MaxQueries and MaxSamples are the limits, as in Options.
-	MaxQueries, MaxSamples int
+	// Bytes are those of their keys.
+	Bytes int
+	// MaxQueries, MaxSamples and MaxBytes are the limits, as in Options.
+	MaxQueries, MaxSamples, MaxBytes int
 }
 
 func (e *BusyError) Error() string {
-	return fmt.Sprintf("source %s is asked too many different queries that no HPA names: %d of at most %d, with %d samples of at most %d; "+
+	return fmt.Sprintf("source %s is asked too many different queries that no HPA names: %d of at most %d, with %d samples of at most %d and %d bytes of at most %d; "+
 		"ask for fewer metrics, objects and selectors at a time, or again later",
-		e.Source, e.Queries, e.MaxQueries, e.Samples, e.MaxSamples)
+		e.Source, e.Queries, e.MaxQueries, e.Samples, e.MaxSamples, e.Bytes, e.MaxBytes)
 }
 
 // hold counts e n times more among those that are not pinned, if it is one.
@@ -45,27 +49,36 @@ func (f *feed) hold(e *entry, n int) {
 	if e.pinned == nil {
 		f.room.entries += n
 		f.room.samples += n * len(e.state.Load().answer.Samples)
+		f.room.bytes += n * len(e.key)
 	}
 }
 
-// makeRoom makes room for one more query that is not pinned. The error is a *BusyError.
-func (f *feed) makeRoom() error {
-	f.trim(f.opts.MaxUnpinned - 1)
-	if f.room.entries < f.opts.MaxUnpinned && f.room.samples <= f.opts.MaxUnpinnedSamples {
+// room is what queries that are not pinned may take up.
+func (o Options) room() room {
+	return room{entries: o.MaxUnpinned, samples: o.MaxUnpinnedSamples, bytes: o.MaxUnpinnedBytes}
+}
+
+// makeRoom makes room for one more query, of that key, that is not pinned. The error is
+// a *BusyError.
+func (f *feed) makeRoom(key string) error {
+	limit := f.opts.room()
+	limit.entries--
+	limit.bytes -= len(key)
+	f.trim(limit)
+	if f.room.within(limit) {
 		return nil
 	}
 	return &BusyError{
 		Source:  f.name,
 		Queries: f.room.entries, MaxQueries: f.opts.MaxUnpinned,
 		Samples: f.room.samples, MaxSamples: f.opts.MaxUnpinnedSamples,
+		Bytes: f.room.bytes, MaxBytes: f.opts.MaxUnpinnedBytes,
 	}
 }
 
-// trim lets go of queries until no more than so many are held that are not pinned, and
-// no more samples of them than may be: those first that nobody has read for the longest
-// time.
-func (f *feed) trim(entries int) {
-	limit := room{entries: entries, samples: f.opts.MaxUnpinnedSamples}
+// trim lets go of queries until those that are not pinned take up no more than the
+// limit: those first that nobody has read for the longest time.
+func (f *feed) trim(limit room) {
 	if f.room.within(limit) || f.room.none {
 		return
 	}
@@ -75,6 +88,9 @@ func (f *feed) trim(entries int) {
 	}
 	if f.room.samples > limit.samples {
 		target.samples -= limit.samples / trimShare
+	}
+	if f.room.bytes > limit.bytes {
+		target.bytes -= limit.bytes / trimShare
 	}
 	for _, e := range f.unread() {
 		if f.room.within(target) {

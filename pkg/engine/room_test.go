@@ -47,7 +47,7 @@ func TestQueriesReadLongestAgoMakeRoom(t *testing.T) {
 			}
 		}
 		err := testutil.CollectAndCompare(e, strings.NewReader(`
-# HELP tidegauge_queries_let_go_total Queries that no HPA names and that were forgotten early, because too many of them or of their samples were held.
+# HELP tidegauge_queries_let_go_total Queries that no HPA names and that were forgotten early, because too many of them, of their samples or of the bytes of their keys were held.
 # TYPE tidegauge_queries_let_go_total counter
 tidegauge_queries_let_go_total{source="b"} 2
 `), "tidegauge_queries_let_go_total")
@@ -82,10 +82,10 @@ func TestNewReadsAreRefusedWhileAllOthersAreAsked(t *testing.T) {
 		for range 2 {
 			_, err := e.Read(t.Context(), request("q"))
 			busy, ok := errors.AsType[*engine.BusyError](err)
-			if !ok || *busy != (engine.BusyError{Source: "b", Queries: 3, MaxQueries: 3, MaxSamples: 1_000_000}) || errors.Unwrap(err) != nil {
+			if !ok || *busy != (engine.BusyError{Source: "b", Queries: 3, MaxQueries: 3, MaxSamples: 1_000_000, Bytes: 15, MaxBytes: 32 << 20}) || errors.Unwrap(err) != nil {
 				t.Errorf("Read = %v", err)
 			}
-			want := "source b is asked too many different queries that no HPA names: 3 of at most 3, with 0 samples of at most 1000000; " +
+			want := "source b is asked too many different queries that no HPA names: 3 of at most 3, with 0 samples of at most 1000000 and 15 bytes of at most 33554432; " +
 				"ask for fewer metrics, objects and selectors at a time, or again later"
 			if err.Error() != want {
 				t.Errorf("the error is %q, want %q", err, want)
@@ -102,7 +102,7 @@ func TestNewReadsAreRefusedWhileAllOthersAreAsked(t *testing.T) {
 		readers.Wait()
 		wantValue(t, e, request("q"), 1)
 		err := testutil.CollectAndCompare(e, strings.NewReader(`
-# HELP tidegauge_queries_let_go_total Queries that no HPA names and that were forgotten early, because too many of them or of their samples were held.
+# HELP tidegauge_queries_let_go_total Queries that no HPA names and that were forgotten early, because too many of them, of their samples or of the bytes of their keys were held.
 # TYPE tidegauge_queries_let_go_total counter
 tidegauge_queries_let_go_total{source="b"} 1
 `), "tidegauge_queries_let_go_total")
@@ -181,5 +181,25 @@ func TestFloodOfNewQueriesIsBounded(t *testing.T) {
 		}
 		wantValue(t, e, request("pinned"), 1)
 		wantKnown(t, e, map[string]bool{"0": false, "4999": true})
+	})
+}
+
+func TestBytesHeldAreLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		e := start(t, b, engine.Options{MaxUnpinnedBytes: 20})
+		pinned := strings.Repeat("pinned", 10)
+		e.Pin([]engine.Request{request(pinned)})
+		for _, key := range []string{"one", "three", "seventeen", "eight"} {
+			wantValue(t, e, request(key), 1)
+			pass(2 * time.Second)
+		}
+		wantKnown(t, e, map[string]bool{pinned: true, "one": false, "three": true, "seventeen": true, "eight": true})
+		_, err := e.Read(t.Context(), request(strings.Repeat("q", 21)))
+		if busy, ok := errors.AsType[*engine.BusyError](err); !ok || busy.MaxBytes != 20 {
+			t.Errorf("a query that is longer than the limit gives %v", err)
+		}
+		wantValue(t, e, request(pinned), 1)
+		wantValue(t, e, request("q"), 1)
 	})
 }

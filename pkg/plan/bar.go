@@ -3,6 +3,7 @@ package plan
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,7 +101,15 @@ func (p *Planner) bar(ctx context.Context, q *query, err error) {
 	if !b.refused.Load() {
 		why = "A shared query is too slow, so that narrower ones are read instead"
 	}
-	klog.FromContext(ctx).Error(err, why, "query", q.question.PromQL, "for", length)
+	klog.FromContext(ctx).Error(err, why, "query", shorten(q.question.PromQL), "for", length)
+}
+
+// shorten cuts what readers may have made long, between two characters.
+func shorten(text string) string {
+	if len(text) <= maxShown {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxShown], "") + "…"
 }
 
 // grown doubles a time from the second in a row on.

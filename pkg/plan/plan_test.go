@@ -509,6 +509,42 @@ func TestSelectorsThatCannotBeAsked(t *testing.T) {
 	}
 }
 
+// What a reader writes makes a query as long as it may be, and not longer.
+func TestLengthIsLimited(t *testing.T) {
+	for name, tc := range map[string]struct {
+		selector int
+		names    []string
+		want     string
+	}{
+		"a selector": {selector: 32 << 10, names: []string{"a"}, want: "the metric selector has 32770 bytes, and may have 32768 at most"},
+		"a query of a selector": {
+			selector: 32<<10 - 5, names: []string{"a"}, want: "the query has 32779 bytes, and may have 32768 at most: select less",
+		},
+		"many names":     {names: numbered("a-pod-of-some-length-", 15_000)},
+		"too many names": {names: numbered("a-pod-of-some-length-", 25_000), want: "the query has 663902 bytes, and may have 524288 at most: ask for fewer objects at a time"},
+		"one name":       {names: []string{strings.Repeat("a", 40_000)}, want: "the query has 40013 bytes, and may have 32768 at most: select less"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			s := b.subject("shop")
+			s.Share = false
+			if tc.selector > 0 {
+				s.Selector = labels.SelectorFromValidatedSet(labels.Set{"a": strings.Repeat("b", tc.selector)})
+			}
+			_, err := b.Read(t.Context(), s, tc.names)
+			if got := fmt.Sprint(err); err != nil && got != tc.want || err == nil && tc.want != "" {
+				t.Errorf("got %.200s, want %s", got, tc.want)
+			}
+			if asked := b.engine.lastRead(); (asked == "") != (tc.want != "") {
+				t.Errorf("%d bytes are asked", len(asked))
+			}
+			if tc.want != "" && b.queries.bytes > maxSelecting {
+				t.Errorf("%d bytes are kept", b.queries.bytes)
+			}
+		})
+	}
+}
+
 func parse(t *testing.T, text string) labels.Selector {
 	t.Helper()
 	s, err := labels.Parse(text)

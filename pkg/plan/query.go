@@ -29,6 +29,12 @@ const (
 	maxBytes   = 64 << 20
 	// keptShare of them, in percent, are left when there were too many.
 	keptShare = 90
+	// maxSelecting and maxNaming are how many bytes of PromQL a reader may ask for: of one
+	// object or with a selector, and of many objects by their names.
+	maxSelecting = 32 << 10
+	maxNaming    = 512 << 10
+	// maxShown is how many bytes of a query the log shows.
+	maxShown = 300
 	// maxNames is from how many bytes on a list of names is known by its hash.
 	maxNames = 128
 )
@@ -73,6 +79,8 @@ type query struct {
 	// err is why it cannot be asked, and asker who said so.
 	err   error
 	asker Asker
+	// keyed is how many bytes of its key a reader wrote.
+	keyed int
 	// generation is that of the Mapper with which it was made last.
 	generation atomic.Uint64
 	// used is when it was last looked up.
@@ -171,6 +179,7 @@ func (p *Planner) compose(s subject, key queryKey, names []string) *query {
 	q.bars.server = p.queries.server(s.Server)
 	q.wanted.Store(never)
 	q.planned.Store(never)
+	q.keyed = len(key.selector) + len(key.names)
 	ask := rules.Ask{
 		Series: s.Series, Selector: s.Selector, Resource: s.Resource,
 		Namespace: key.namespace, Scope: key.scope,
@@ -181,6 +190,12 @@ func (p *Planner) compose(s subject, key queryKey, names []string) *query {
 		return q
 	}
 	if q.question, q.err = s.Asker.Question(p.opts.Mapper, ask); q.err == nil {
+		q.err = checkLength(ask, len(q.question.PromQL))
+	}
+	if q.err != nil {
+		// Of what is not asked only the reason is kept.
+		q.question = rules.Question{}
+	} else {
 		q.ask = prometheus.NewQuery(s.Server, q.question.PromQL, q.question.Window)
 	}
 	if q.err == nil && key.scope == rules.Cluster && q.question.NamespaceLabel == "" {
@@ -188,6 +203,22 @@ func (p *Planner) compose(s subject, key queryKey, names []string) *query {
 		q.err = fmt.Errorf("%w: no label names the namespace", errNotShared)
 	}
 	return q
+}
+
+// checkLength is why a question of that many bytes is not asked. Only what readers make
+// long is too long, and not what the rule's author wrote.
+func checkLength(ask rules.Ask, n int) error {
+	limit, cure := maxSelecting, "select less"
+	switch {
+	case len(ask.Names) > 1:
+		limit, cure = maxNaming, "ask for fewer objects at a time"
+	case len(ask.Names) == 0 && ask.Selector == nil:
+		return nil
+	}
+	if n <= limit {
+		return nil
+	}
+	return fmt.Errorf("the query has %d bytes, and may have %d at most: %s", n, limit, cure)
 }
 
 func (p *Planner) shareable(s subject, ask rules.Ask) error {
@@ -240,7 +271,7 @@ func (all *queries) add(key queryKey, made *query, now time.Duration) *query {
 }
 
 // size is about how many bytes of texts q holds.
-func (q *query) size() int { return len(q.question.PromQL) }
+func (q *query) size() int { return len(q.question.PromQL) + q.keyed }
 
 func (all *queries) remove(key queryKey) {
 	if q := all.byKey[key]; q != nil {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -98,6 +99,9 @@ func (p *Planner) resolve(s Subject) (subject, error) {
 func resolve(s Subject) (subject, error) {
 	selector, text, err := canonical(s.Selector)
 	s.Selector = selector
+	if err == nil && len(text) > maxSelecting {
+		err = fmt.Errorf("the metric selector has %d bytes, and may have %d at most", len(text), maxSelecting)
+	}
 	return subject{s, subjectKey{s.Asker.Identity(), s.Series, s.Resource, text}}, err
 }
 

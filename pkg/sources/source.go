@@ -25,6 +25,11 @@ var ErrRejected = errors.New("rejected")
 // words.
 var ErrTooSlow = errors.New("too slow")
 
+// ErrNotAsked is the error of a query that was not sent before its Fetch was over,
+// because others took all the calls that may be in flight. It says nothing about the query,
+// and wraps nothing of the backend. The engine asks such a query again at once.
+var ErrNotAsked = errors.New("not asked")
+
 // Query is one question to one backend. A query is immutable once it is made. One
 // that is a fmt.Stringer is named by that in the log, and otherwise by its key.
 type Query interface {
@@ -57,8 +62,8 @@ type Result struct {
 	// Err is nil exactly when there is at least one sample. It carries the
 	// backend's own words and never a credential. It wraps ErrNoData when the
 	// backend answered and had no value, ErrRejected when it refuses the query
-	// itself, ErrTooSlow when it took too long, and a *ThrottledError when it asked for
-	// fewer calls.
+	// itself, ErrTooSlow when it took too long, ErrNotAsked when it was not asked, and a
+	// *ThrottledError when it asked for fewer calls.
 	Err error
 }
 
@@ -81,6 +86,15 @@ func Yielding(ctx context.Context) context.Context { return context.WithValue(ct
 // Yields says whether ctx is marked by Yielding. A source that bounds its calls in flight
 // leaves some of them to Fetches that do not yield.
 func Yields(ctx context.Context) bool { return ctx.Value(yielding{}) != nil }
+
+type retrying struct{}
+
+// Retrying marks the context of a Fetch of queries that failed when they were asked last.
+func Retrying(ctx context.Context) context.Context { return context.WithValue(ctx, retrying{}, true) }
+
+// Retries says whether ctx is marked by Retrying. A source that bounds its calls in flight
+// leaves some of them to Fetches that do not retry, as what failed may be slow to fail.
+func Retries(ctx context.Context) bool { return ctx.Value(retrying{}) != nil }
 
 // Source answers queries against one kind of backend (the accounts and regions of
 // CloudWatch, the Prometheus servers). It keeps clients and nothing else: it never

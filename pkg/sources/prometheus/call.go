@@ -50,6 +50,8 @@ type call struct {
 
 	method string
 	url    *url.URL
+	// begun is set when there is a place for the call; it may be nil.
+	begun *atomic.Bool
 	// connected says that there is a connection to the server.
 	connected atomic.Bool
 	// sent are the headers that the server got, with the credentials.
@@ -70,8 +72,11 @@ func (s *server) newCall(e endpoint, form url.Values) *call {
 
 // slots are where a query needs a place, one after the other.
 func (s *server) slots(ctx context.Context) []chan struct{} {
-	if sources.Yields(ctx) {
+	switch {
+	case sources.Yields(ctx):
 		return []chan struct{}{s.yielding, s.queries}
+	case sources.Retries(ctx):
+		return []chan struct{}{s.retrying, s.queries}
 	}
 	return []chan struct{}{s.queries}
 }
@@ -81,10 +86,16 @@ func (s *Source) do(ctx context.Context, slots []chan struct{}, c *call, read fu
 	for i, slot := range slots {
 		if err := acquire(ctx, slot); err != nil {
 			release(slots[:i])
+			if c.begun != nil {
+				return notAsked()
+			}
 			return c.diagnose(ctx, err)
 		}
 	}
 	defer release(slots)
+	if c.begun != nil {
+		c.begun.Store(true)
+	}
 	c.server.enter()
 	defer c.server.leave()
 	began := time.Now()

@@ -38,9 +38,10 @@ type server struct {
 	host string
 	// secrets are those of the configuration itself, not of its files.
 	secrets []string
-	// queries and listings hold one entry for each call in flight, and yielding one for
-	// each query of a Fetch that yields, which get half of the places.
-	queries, yielding, listings chan struct{}
+	// queries and listings hold one entry for each call in flight. Of the places of
+	// queries, yielding lets those of a Fetch that yields have half, and retrying those of
+	// one that retries three of eight, so that neither takes them all.
+	queries, yielding, retrying, listings chan struct{}
 	// incomplete says that there was a list of series that is not complete.
 	incomplete atomic.Bool
 
@@ -66,6 +67,7 @@ func newServer(name string, c Server) (*server, error) {
 		headers:  make(http.Header, len(c.Headers)),
 		queries:  make(chan struct{}, c.MaxCalls),
 		yielding: make(chan struct{}, (c.MaxCalls+1)/2),
+		retrying: make(chan struct{}, max(1, c.MaxCalls*3/8)),
 		listings: make(chan struct{}, maxListings),
 	}
 	for name, value := range c.Headers {

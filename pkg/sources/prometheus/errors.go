@@ -77,6 +77,13 @@ func tooSlow(format string, args ...any) *failure {
 	return f
 }
 
+// notAsked is the failure of a query for which there was no place until its Fetch was over.
+func notAsked() *failure {
+	f := failed(kindTimeout, "not asked: other queries took all the calls that may be in flight until the time was over")
+	f.cause = sources.ErrNotAsked
+	return f
+}
+
 // wrap has whom was asked in front of the failure.
 func (s *server) wrap(f *failure) error {
 	err := fmt.Errorf("%s: %w", s, f)

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidegauge/tidegauge/pkg/sources"
@@ -74,7 +75,7 @@ func (s *Source) Fetch(ctx context.Context, queries []sources.Query) []sources.R
 	answers := make(chan answered, len(b.unique))
 	at := time.Now()
 	for name, group := range b.byServer() {
-		s.start(ctx, name, group, at, answers)
+		s.start(ctx, b, name, group, at, answers)
 	}
 	for range b.unique {
 		select {
@@ -89,7 +90,7 @@ func (s *Source) Fetch(ctx context.Context, queries []sources.Query) []sources.R
 }
 
 // start asks one server all of its queries, as many at a time as it may be asked.
-func (s *Source) start(ctx context.Context, name string, group []*Query, at time.Time, answers chan<- answered) {
+func (s *Source) start(ctx context.Context, b *batch, name string, group []*Query, at time.Time, answers chan<- answered) {
 	asked, err := s.server(name)
 	if err != nil {
 		for _, q := range group {
@@ -105,14 +106,14 @@ func (s *Source) start(ctx context.Context, name string, group []*Query, at time
 	for range min(len(group), asked.config.MaxCalls) {
 		go func() {
 			for q := range queue {
-				answers <- answered{q, s.ask(ctx, asked, q, at)}
+				answers <- answered{q, s.ask(ctx, asked, q, at, b.begun[q.key])}
 			}
 		}()
 	}
 }
 
 // ask is the answer to one query.
-func (s *Source) ask(ctx context.Context, asked *server, q *Query, at time.Time) sources.Result {
+func (s *Source) ask(ctx context.Context, asked *server, q *Query, at time.Time, begun *atomic.Bool) sources.Result {
 	c := asked.newCall(endpointQuery, url.Values{
 		"query": {q.promQL}, "time": {seconds(at)}, "timeout": {duration(asked.config.CallTimeout)},
 		// A sum over a part of the data is a wrong number. Thanos gives an error instead if
@@ -121,7 +122,7 @@ func (s *Source) ask(ctx context.Context, asked *server, q *Query, at time.Time)
 		// Prometheus passes over both, and says in its warnings what is missing.
 		"partial_response": {"false"}, "deny_partial_response": {"1"},
 	})
-	c.maxBytes = maxAnswer
+	c.maxBytes, c.begun = maxAnswer, begun
 	var (
 		e       envelope
 		samples []sources.Sample
@@ -152,11 +153,13 @@ type batch struct {
 	// places are the indexes in results where the answer of a key goes, while it
 	// is awaited.
 	places map[string][]int
+	// begun says which keys have been asked. The map does not change.
+	begun map[string]*atomic.Bool
 }
 
 // newBatch sorts the queries, and fails at once those of other sources.
 func newBatch(queries []sources.Query, results []sources.Result) *batch {
-	b := &batch{results: results, places: make(map[string][]int, len(queries))}
+	b := &batch{results: results, places: make(map[string][]int, len(queries)), begun: make(map[string]*atomic.Bool, len(queries))}
 	for i, query := range queries {
 		q, ok := query.(*Query)
 		if !ok || q == nil {
@@ -165,6 +168,7 @@ func newBatch(queries []sources.Query, results []sources.Result) *batch {
 		}
 		if b.places[q.key] == nil {
 			b.unique = append(b.unique, q)
+			b.begun[q.key] = new(atomic.Bool)
 		}
 		b.places[q.key] = append(b.places[q.key], i)
 	}
@@ -197,7 +201,11 @@ func (s *Source) close(ctx context.Context, b *batch, answers <-chan answered) {
 			continue
 		}
 		asked, err := s.server(q.server)
-		if err == nil {
+		switch {
+		case err != nil:
+		case !b.begun[q.key].Load():
+			err = asked.wrap(notAsked())
+		default:
 			err = asked.wrap(new(call).diagnose(ctx, ctx.Err()))
 		}
 		b.settle(answered{q, sources.Result{Err: err}})

@@ -320,8 +320,9 @@ func TestFetchKeepsWhatWasAnsweredInTime(t *testing.T) {
 	if got[0].Err != nil || got[0].Samples[0].Value != 1 {
 		t.Errorf("the answer that was there is %+v", got[0])
 	}
-	for _, r := range got[1:] {
-		if r.Err == nil || !strings.HasSuffix(r.Err.Error(), ": context canceled") || !strings.HasPrefix(r.Err.Error(), `prometheus server "default" (http://127.0.0.1:`) {
+	for i, end := range []string{": context canceled", "until the time was over"} {
+		r := got[1+i]
+		if r.Err == nil || !strings.HasSuffix(r.Err.Error(), end) || !strings.HasPrefix(r.Err.Error(), `prometheus server "default" (http://127.0.0.1:`) {
 			t.Errorf("the error is %v", r.Err)
 		}
 	}
@@ -640,6 +641,58 @@ func TestFetchesThatYieldLeaveRoom(t *testing.T) {
 		fetches.Go(func() {
 			s.Fetch(sources.Yielding(ctx), []sources.Query{NewQuery("", fmt.Sprintf("slow%d", i), 0)})
 		})
+	}
+	if got := fetchOne(t, s, "good"); got.Err != nil || got.Samples[0].Value != 7 {
+		t.Errorf("got %v", got)
+	}
+}
+
+// TestQueriesThatWereNotSent has one query that hangs and takes the only call: the other
+// one was not asked, and says so.
+func TestQueriesThatWereNotSent(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		cancel()
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	s, err := New(Config{Servers: map[string]Server{DefaultServer: {URL: server.URL, MaxCalls: 1}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := s.Fetch(ctx, []sources.Query{NewQuery("", "slow", 0), NewQuery("", "other", 0)})
+	sent, other := got[0].Err, got[1].Err
+	if sent == nil || errors.Is(sent, sources.ErrNotAsked) {
+		t.Errorf("the query that was sent: %v", sent)
+	}
+	if !errors.Is(other, sources.ErrNotAsked) || errors.Is(other, context.Canceled) || errors.Is(other, sources.ErrTooSlow) {
+		t.Errorf("the query that was not sent: %v", other)
+	}
+}
+
+// TestRetriesLeaveRoom has queries that hang, more than may be in flight at once, asked by
+// Fetches that retry; another Fetch is answered beside them.
+func TestRetriesLeaveRoom(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.FormValue("query") != "good" {
+			<-r.Context().Done()
+		}
+		fmt.Fprint(w, `{"status":"success","data":{"resultType":"scalar","result":[1,"7"]}}`)
+	}))
+	defer server.Close()
+	s, err := New(Config{Servers: map[string]Server{DefaultServer: {URL: server.URL, MaxCalls: 4}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var fetches sync.WaitGroup
+	defer fetches.Wait()
+	defer cancel()
+	for _, ctx := range []context.Context{sources.Retrying(ctx), sources.Yielding(ctx)} {
+		for i := range 4 {
+			fetches.Go(func() { s.Fetch(ctx, []sources.Query{NewQuery("", fmt.Sprintf("slow%d", i), 0)}) })
+		}
 	}
 	if got := fetchOne(t, s, "good"); got.Err != nil || got.Samples[0].Value != 7 {
 		t.Errorf("got %v", got)
