@@ -128,7 +128,8 @@ func (a at) externalRule(r Rule) *Compiled {
 // rule compiles what is the same for all rules. The result has no query if that is broken.
 func (a at) rule(r Rule) (*Compiled, *resourceLabels) {
 	c := &Compiled{
-		ID: a.path, Where: a.where(),
+		words: newMemo[string, bool](maxRemembered),
+		ID:    a.path, Where: a.where(),
 		Server: cmp.Or(r.Server, defaultServer), Interval: cmp.Or(r.Interval, defaultInterval), MaxAge: r.MaxAge,
 		ZeroForNoData: r.NoData == "zero", Share: r.ShareQueries == nil || *r.ShareQueries,
 	}

@@ -27,6 +27,28 @@ const (
 	anExternal = "externalRules:\n- seriesQuery: x\n  "
 )
 
+func TestWordsOfPromQLAreNoSeries(t *testing.T) {
+	for _, tc := range []struct {
+		query string
+		names map[string]bool
+	}{
+		{"sum(<<.Series>>{<<.LabelMatchers>>}) by (<<.GroupBy>>)", map[string]bool{"inf": false, "nan": false, "Inf": false, "up": true, "some_series": true, "rate": true}},
+		{`sum({__name__="<<.Series>>",<<.LabelMatchers>>}) by (<<.GroupBy>>)`, map[string]bool{"inf": true, "nan": true, "up": true}},
+	} {
+		set, err := File{Rules: []Rule{{SeriesQuery: `{app="a"}`, Resources: Resources{Template: "<<.Resource>>"}, MetricsQuery: tc.query}}}.Compile(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range tc.names {
+			for range 2 { // The second time it is remembered.
+				if _, got := set.Custom[0].MetricName(name); got != want {
+					t.Errorf("%s with %s: got %v, want %v", tc.query, name, got, want)
+				}
+			}
+		}
+	}
+}
+
 func TestCompileRefuses(t *testing.T) {
 	long := strings.Repeat("x", maxTextBytes+1)
 	for _, test := range []struct {

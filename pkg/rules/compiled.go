@@ -3,6 +3,7 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -25,6 +26,9 @@ type Compiled struct {
 	// Literal is the one name that the series of SeriesQuery can have; empty if there
 	// may be several.
 	Literal string
+
+	// words remembers which names of series cannot stand where metricsQuery has them.
+	words *memo[string, bool]
 
 	naming   naming
 	query    *query
@@ -84,10 +88,48 @@ func (c *Compiled) Identity() string { return c.identity }
 // part of a URL, and a series whose name PromQL takes only in quotes, if metricsQuery
 // uses it. The name may share the memory of series.
 func (c *Compiled) MetricName(series string) (string, bool) {
-	if c.query.template.uses.series && !validSeriesName(series) {
+	if c.query.template.uses.series && (!validSeriesName(series) || c.isWord(series)) {
 		return "", false
 	}
 	return c.naming.metric(series)
+}
+
+// LeavesOutWord says whether MetricName leaves the series out because its name is a word
+// or a number of PromQL, such as inf, that cannot stand where metricsQuery has it.
+func (c *Compiled) LeavesOutWord(series string) bool {
+	return c.query.template.uses.series && validSeriesName(series) && c.isWord(series)
+}
+
+// maxWord is how long words of PromQL may be, with some to spare: count_values has 12 bytes.
+const maxWord = 24
+
+// isWord says whether the series' name is a word or a number of PromQL that cannot stand
+// where metricsQuery has it, such as inf: with it the query cannot be parsed, and with
+// another name it can.
+func (c *Compiled) isWord(series string) bool {
+	if len(series) > maxWord || c.words == nil {
+		return false
+	}
+	is, ok := c.words.get(series)
+	if !ok {
+		is = !c.parses(series) && c.parses("some_series")
+		c.words.put(strings.Clone(series), is)
+	}
+	return is
+}
+
+// parses says whether metricsQuery with that series is PromQL for an example.
+func (c *Compiled) parses(series string) bool {
+	args := &queryArgs{
+		Series: series, LabelMatchers: `some_label="a"`, LabelValuesByName: map[string]string{"some_label": "a"},
+		GroupBy: "some_label", GroupBySlice: []string{"some_label"},
+	}
+	text, err := c.query.template.render(args)
+	if err != nil {
+		return false
+	}
+	_, err = promQL.ParseExpr(text)
+	return err == nil
 }
 
 // LiteralMetric is the metric of a rule whose series have one name; false for other
@@ -121,6 +163,33 @@ type Resource struct {
 func (c *Compiled) Describes(m Mapper, r schema.GroupResource) bool {
 	_, ok := c.query.labels.label(m, r)
 	return ok
+}
+
+// Unmapped are the overrides whose resources the API server does not have, by their
+// labels; none before the Mapper is Known. What a template reads of a label may well be no
+// resource, and is not among them.
+func (c *Compiled) Unmapped(m Mapper) []Unmapped {
+	if !m.Known() {
+		return nil
+	}
+	var list []Unmapped
+	for _, o := range c.query.labels.overrides {
+		if _, _, ok := m.Normalize(o.resource); !ok {
+			list = append(list, Unmapped{Label: o.label, Resource: o.resource})
+		}
+	}
+	return list
+}
+
+// Unmapped is an override whose resource the API server does not have.
+type Unmapped struct {
+	// Label is the label of resources.overrides, Resource what it names there.
+	Label    string
+	Resource schema.GroupResource
+}
+
+func (u Unmapped) String() string {
+	return fmt.Sprintf("resources.overrides has the label %q name %q, which the API server does not have", u.Label, u.Resource)
 }
 
 // Question is the PromQL for an Ask. Its error says what cannot be expressed.
