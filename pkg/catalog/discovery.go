@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -25,6 +26,9 @@ const (
 	// firstRetry is when a query is listed again of which nothing is known; the time
 	// doubles up to Relist.
 	firstRetry = 2 * time.Second
+	// retrySpread is over how long the failed listings of a server are spread that
+	// answers again.
+	retrySpread = time.Second
 	// spread is the part of Relist over which the listings of a round are spread.
 	spread = 10
 	// startup is how long the catalog is not ready for first listings that neither
@@ -84,8 +88,16 @@ type Discovery struct {
 	started bool
 	// reported says that OnTrouble was called since every query of the rules was tried.
 	reported bool
+	// lacking says since when the API server does not have a resource that a rule names.
+	lacking map[unmapped]time.Time
 	// told are the overlaps of rules that were logged.
 	told map[string]bool
+}
+
+// unmapped is an override of a rule, which may have another ID in another file.
+type unmapped struct {
+	rule string
+	rules.Unmapped
 }
 
 // seriesQuery is what a server is asked.
@@ -98,14 +110,19 @@ type listed struct {
 	// offset is its part of the spread of a round.
 	offset time.Duration
 	cancel context.CancelFunc
+	// again tells follow that the server answers others, so that a listing that failed is
+	// worth another attempt.
+	again chan struct{}
 
 	inventory *inventory
 	// made are what the rules make of the inventory; a rule is absent until that is made.
 	made map[*rules.Compiled]*made
 
 	succeeded, failed int
-	// failures are those in a row. err and since are zero without.
+	// failures are those in a row, the last of which ended at ended. err and since are zero
+	// without.
 	failures int
+	ended    time.Time
 	err      error
 	since    time.Time
 	success  time.Time
@@ -172,6 +189,7 @@ func (d *Discovery) newListed(q seriesQuery) *listed {
 	return &listed{
 		seriesQuery: q,
 		offset:      rand.N(max(d.opts.Relist/spread, 1)), //nolint:gosec // Nobody gains by guessing it.
+		again:       make(chan struct{}, 1),
 		inventory:   &inventory{},
 		made:        map[*rules.Compiled]*made{},
 	}
@@ -201,7 +219,9 @@ func (d *Discovery) swap(change func() bool) (changed, trouble bool) {
 		}
 	}()
 	trouble = change()
+	known := d.lacking
 	before, now := d.catalog.load().rules, d.snapshot()
+	trouble = trouble || !maps.Equal(d.lacking, known)
 	if slices.Equal(now.customNames, before.customNames) {
 		now.customNames = before.customNames // Its readers may know it by its place.
 	}
@@ -267,6 +287,11 @@ func (d *Discovery) follow(ctx context.Context, l *listed) {
 		select {
 		case <-ctx.Done():
 		case <-time.After(d.pause(l, time.Now())):
+		case <-l.again:
+			select {
+			case <-ctx.Done():
+			case <-time.After(rand.N(retrySpread)): //nolint:gosec // Nobody gains by guessing it.
+			}
 		}
 	}
 }
@@ -351,18 +376,23 @@ func (d *Discovery) settle(l *listed, found *listing, err error, now time.Time) 
 	if err != nil {
 		l.failed++
 		l.failures++
-		l.err = err
-		switch {
-		case before == nil:
+		alone := !d.failsWith(l, err)
+		l.err, l.ended = err, time.Now()
+		if before == nil {
 			l.since = now
-			log.Error(err, "Listing series began to fail; the metrics that are known stay")
-		case before.Error() != err.Error():
-			log.Error(err, "Listing series fails for another reason")
 		}
-		return before == nil || before.Error() != err.Error()
+		if before != nil && before.Error() == err.Error() {
+			return false
+		}
+		if alone {
+			log.Error(err, "Listing series fails; more rules of the server that fail of this are not logged, but in the condition RulesDiscovered", "known", l.known())
+		} else {
+			log.V(2).Info("Listing series fails as for other rules of the server", "cause", err.Error(), "known", l.known())
+		}
+		return true
 	}
-	if before != nil {
-		log.Info("Listing series succeeds again", "failedFor", time.Since(l.since))
+	if before != nil && !d.failsWith(l, before) {
+		log.Info("Listing series succeeds again, for all rules of the server that failed of this", "failedFor", time.Since(l.since), "cause", before.Error())
 	}
 	l.succeeded++
 	l.failures, l.err, l.since, l.success = 0, nil, time.Time{}, now
@@ -371,7 +401,40 @@ func (d *Discovery) settle(l *listed, found *listing, err error, now time.Time) 
 		clear(l.made)
 	}
 	l.inventory = known
+	d.retry(l.server, now)
 	return before != nil
+}
+
+// known says in words what is known of a query that fails.
+func (l *listed) known() string {
+	if l.success.IsZero() {
+		return "nothing is known of them yet"
+	}
+	return "the metrics that are known stay"
+}
+
+// failsWith says whether another query of the server fails for the same reason.
+func (d *Discovery) failsWith(l *listed, err error) bool {
+	for _, other := range d.queries {
+		if other != l && other.server == l.server && other.err != nil && other.err.Error() == err.Error() {
+			return true
+		}
+	}
+	return false
+}
+
+// retry starts the listings of the server that failed before it was asked what it has
+// answered.
+func (d *Discovery) retry(server string, asked time.Time) {
+	for _, l := range d.queries {
+		if l.server != server || l.err == nil || !l.ended.Before(asked) {
+			continue
+		}
+		select {
+		case l.again <- struct{}{}:
+		default: // It is told already.
+		}
+	}
 }
 
 // askers are the IDs of the rules that ask l.

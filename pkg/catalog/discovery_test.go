@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/klog/v2"
 
 	"github.com/tidegauge/tidegauge/pkg/rules"
 )
@@ -208,8 +209,10 @@ func newWorld(t *testing.T) *world {
 }
 
 // run runs the discovery until the test is over.
-func (w *world) run() {
-	ctx, stop := context.WithCancel(w.t.Context())
+func (w *world) run() { w.runIn(w.t.Context()) }
+
+func (w *world) runIn(ctx context.Context) {
+	ctx, stop := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { _ = w.discovery.Run(ctx) })
 	w.t.Cleanup(func() {
@@ -393,6 +396,59 @@ func TestMetricsStayUntilMaxAgeHasPassedWithout(t *testing.T) {
 	})
 }
 
+// The API server comes to have the resource later, as that of a CRD.
+func TestResourceThatTheClusterLacksIsATrouble(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.servers.lists(queryA, "a gadget namespace", "b namespace pod")
+		rule := custom(queryA, "")
+		rule.Resources.Overrides = map[string]rules.GroupResource{"gadget": {Resource: "gadget"}}
+		w.set(customRules(rule))
+		w.want(len(w.discovery.Troubles()), 0) // Nobody knows yet.
+		w.run()
+		w.want(w.names(), "root:namespaces/a=a root:namespaces/b=b pods/b=b")
+		troubles := w.discovery.Troubles()
+		w.want(len(troubles), 1)
+		w.want(troubles[0].Rule+": "+troubles[0].Err.Error(),
+			`rules[0]: resources.overrides has the label "gadget" name "gadget", which the API server does not have`)
+		w.want(len(w.Unmapped("a")), 1)
+		w.want(w.Unmapped("a")[0].Rule.ID, "rules[0]")
+		w.want(len(w.Unmapped("b")), 0)
+		told, since := w.troubled(), troubles[0].Since
+		w.pass(2 * relist)
+		w.want(w.troubled(), told) // It is no other trouble.
+		w.want(w.discovery.Troubles()[0].Since, since)
+		w.apis.mu.Lock()
+		w.apis.namespaced["Gadget"] = true
+		w.apis.mu.Unlock()
+		w.pass(relist)
+		w.want(w.names(), "gadgets/a=a root:namespaces/a=a root:namespaces/b=b pods/b=b")
+		w.want(len(w.discovery.Troubles()), 0)
+		w.want(len(w.Unmapped("a")), 0)
+		w.want(w.troubled(), told+1)
+	})
+}
+
+func TestSeriesNamedAsAWordOfPromQLIsLeftOut(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.servers.lists(queryA, "inf namespace pod", "nan namespace pod", "a namespace pod")
+		w.set(rules.File{Rules: []rules.Rule{custom(queryA, "")}, ExternalRules: []rules.Rule{external(queryA, "")}})
+		w.run()
+		w.want(w.names(), "root:namespaces/a=a pods/a=a")
+		w.want(w.ExternalNames(), "[a]")
+	})
+}
+
+// Any label may be there that a template does not find a resource for.
+func TestLabelsOfATemplateAreNoTrouble(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.servers.lists(queryA, "a gadget namespace")
+		w.set(customRules(custom(queryA, "")))
+		w.run()
+		w.want(len(w.discovery.Troubles()), 0)
+		w.want(len(w.Unmapped("a")), 0)
+	})
+}
+
 func TestFirstListingIsRetriedSoon(t *testing.T) {
 	inBubble(t, func(w *world) {
 		w.servers.fails(queryA, "connection refused")
@@ -418,6 +474,88 @@ func TestFirstListingIsRetriedSoon(t *testing.T) {
 		w.pass(relist)
 		w.want(w.names(), "root:namespaces/a=a pods/a=a")
 		w.want(w.RulesReady(), nil)
+	})
+}
+
+// The first rule is listed again after two seconds, as the second is that is there since
+// later and would wait for minutes.
+func TestServerThatAnswersIsAskedAgainForWhatFailed(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.servers.fails(queryA, "connection refused")
+		w.servers.fails(queryB, "connection refused")
+		w.set(customRules(custom(queryA, "")))
+		w.run()
+		w.pass(2 * time.Hour) // It is asked every relist by now.
+		w.set(customRules(custom(queryA, ""), custom(queryB, "")))
+		w.servers.lists(queryA, "a namespace pod")
+		w.servers.lists(queryB, "b namespace pod")
+		w.pass(firstRetry + retrySpread)
+		w.want(w.RulesReady(), nil)
+		w.want(len(w.discovery.Troubles()), 0)
+	})
+}
+
+// A query that the server refuses is not asked again by what it refuses itself, but once
+// for each success of another one.
+func TestRefusedQueryIsAskedAgainOnceForEachSuccess(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.servers.lists(queryA, "a namespace pod")
+		w.servers.fails(queryB, "400 bad query")
+		w.set(customRules(custom(queryA, ""), custom(queryB, "")))
+		w.run()
+		w.pass(2 * time.Hour)
+		w.servers.lastAsked()
+		w.pass(5 * relist)
+		asked := w.servers.lastAsked()
+		if n := strings.Count(asked, queryB); n > 11 {
+			t.Errorf("it was asked %d times in 5 rounds", n)
+		}
+	})
+}
+
+// listingLog keeps what is logged of listings without V.
+type listingLog struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (*listingLog) Init(klog.RuntimeInfo)                {}
+func (*listingLog) Enabled(level int) bool               { return level == 0 }
+func (l *listingLog) WithValues(...any) klog.LogSink     { return l }
+func (l *listingLog) WithName(string) klog.LogSink       { return l }
+func (l *listingLog) Info(_ int, text string, kv ...any) { l.add(text, kv) }
+func (l *listingLog) Error(err error, text string, kv ...any) {
+	l.add(text, append(kv, err))
+}
+
+func (l *listingLog) add(text string, kv []any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if strings.Contains(text, "Listing series") {
+		l.lines = append(l.lines, fmt.Sprint(text, kv))
+	}
+}
+
+func (l *listingLog) all() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.lines)
+}
+
+func TestOneOutageIsLoggedOnce(t *testing.T) {
+	inBubble(t, func(w *world) {
+		log := &listingLog{}
+		w.servers.fails(queryA, "connection refused")
+		w.servers.fails(queryB, "connection refused")
+		w.set(customRules(custom(queryA, ""), custom(queryB, "")))
+		w.runIn(klog.NewContext(w.t.Context(), klog.New(log)))
+		w.pass(time.Hour)
+		w.want(len(log.all()), 1)
+		w.want(strings.Contains(log.all()[0], "nothing is known of them yet"), true)
+		w.servers.lists(queryA, "a namespace pod")
+		w.servers.lists(queryB, "b namespace pod")
+		w.pass(2 * relist)
+		w.want(len(log.all()), 2)
 	})
 }
 

@@ -20,6 +20,12 @@ type made struct {
 	// metric, and gives an example.
 	contested int
 	example   string
+	// word is a series that is left out because its name is a word of PromQL, if there is one.
+	word string
+	// unmapped are the overrides of the rule whose resources the API server does not have,
+	// and lost the metrics that those would make.
+	unmapped []rules.Unmapped
+	lost     map[string][]rules.Unmapped
 }
 
 // pick is the series that makes a metric.
@@ -54,14 +60,16 @@ func allRules(set *rules.Set) iter.Seq[*rules.Compiled] {
 
 // customOf is what a rule of custom metrics makes of an inventory.
 func customOf(r *rules.Compiled, m rules.Mapper, known *inventory) *made {
-	out := &made{custom: map[CustomName]pick{}}
+	out := &made{custom: map[CustomName]pick{}, unmapped: r.Unmapped(m), lost: map[string][]rules.Unmapped{}}
 	resources := map[*labelSet][]rules.Resource{}
 	for series, sightings := range known.names {
 		metric, ok := r.MetricName(series)
 		if !ok {
+			out.leaveOut(r, series)
 			continue
 		}
 		for _, s := range sightings {
+			out.lose(metric, s.set.names)
 			described, ok := resources[s.set]
 			if !ok {
 				described = r.Resources(m, s.set.names)
@@ -76,12 +84,30 @@ func customOf(r *rules.Compiled, m rules.Mapper, known *inventory) *made {
 	return out
 }
 
+// leaveOut notes a series of which there is no metric.
+func (m *made) leaveOut(r *rules.Compiled, series string) {
+	if r.LeavesOutWord(series) {
+		m.word = max(m.word, series)
+	}
+}
+
+// lose notes the resources that a series with these label names describes, and the API
+// server does not have.
+func (m *made) lose(metric string, labelNames []string) {
+	for _, u := range m.unmapped {
+		if slices.Contains(labelNames, u.Label) && !slices.Contains(m.lost[metric], u) {
+			m.lost[metric] = append(m.lost[metric], u)
+		}
+	}
+}
+
 // externalOf is what a rule of external metrics makes of an inventory.
-func externalOf(r *rules.Compiled, known *inventory) *made {
-	out := &made{external: map[string]pick{}}
+func externalOf(r *rules.Compiled, m rules.Mapper, known *inventory) *made {
+	out := &made{external: map[string]pick{}, unmapped: r.Unmapped(m)}
 	for series, sightings := range known.names {
 		metric, ok := r.MetricName(series)
 		if !ok {
+			out.leaveOut(r, series)
 			continue
 		}
 		missing := !slices.ContainsFunc(sightings, func(s sighting) bool { return s.missing.IsZero() })
@@ -113,6 +139,7 @@ func (d *Discovery) snapshot() *ruleSnapshot {
 			external: map[string]*RuleMetric{},
 			resource: d.set.Resource,
 			literals: map[string][]literal{},
+			lost:     map[string][]Unmapped{},
 		},
 		overlaps: map[[2]string]*overlap{},
 	}
@@ -126,7 +153,7 @@ func (d *Discovery) snapshot() *ruleSnapshot {
 	for _, r := range d.set.External {
 		l := d.queries[seriesQuery{r.Server, r.SeriesQuery}]
 		if l.made[r] == nil {
-			l.made[r] = externalOf(r, l.inventory)
+			l.made[r] = externalOf(r, d.opts.Mapper, l.inventory)
 		}
 		b.external(r, l)
 	}
@@ -145,6 +172,7 @@ func (d *Discovery) snapshot() *ruleSnapshot {
 		}
 	}
 	d.prune()
+	d.noteUnmapped()
 	d.tell(b.overlaps)
 	return s
 }
@@ -179,6 +207,11 @@ func (b *builder) custom(r *rules.Compiled, place int, l *listed) {
 			b.overlap(other.Rule, r, name.Metric)
 		}
 		b.snapshot.custom[name] = &ruleMetric{RuleMetric{r, p.series}, place}
+	}
+	for metric, lost := range l.made[r].lost {
+		for _, u := range lost {
+			b.snapshot.lost[metric] = append(b.snapshot.lost[metric], Unmapped{r, u})
+		}
 	}
 	if metric, ok := r.LiteralMetric(); ok {
 		b.snapshot.literals[metric] = append(b.snapshot.literals[metric], literal{
@@ -235,6 +268,11 @@ func (d *Discovery) tell(overlaps map[[2]string]*overlap) {
 	}
 	for _, l := range d.queries {
 		for r, m := range l.made {
+			if m.word != "" {
+				once(r.ID+" word", func() {
+					d.log.V(2).Info("Leaving out series whose names are words of PromQL, which metricsQuery cannot have in the place of .Series", "rule", r.ID, "example", m.word)
+				})
+			}
 			if m.contested == 0 {
 				continue
 			}

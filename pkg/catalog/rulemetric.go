@@ -33,6 +33,17 @@ func (c *Catalog) Custom(name CustomName) *RuleMetric { return c.load().rules.cu
 // not be written to, and is the same one until there are other names.
 func (c *Catalog) CustomNames() []CustomName { return c.load().rules.customNames }
 
+// Unmapped is what a rule would make of series if the API server had the resource that
+// one of its overrides names.
+type Unmapped struct {
+	Rule *rules.Compiled
+	rules.Unmapped
+}
+
+// Unmapped are the rules that would make a custom metric of that name for resources that
+// the API server does not have, in the order of the file. The slice must not be written to.
+func (c *Catalog) Unmapped(metric string) []Unmapped { return c.load().rules.lost[metric] }
+
 // ExternalRule is the external metric of that name that a rule makes, or nil. An
 // ExternalMetric of the namespace comes before it: see External.
 func (c *Catalog) ExternalRule(metric string) *RuleMetric { return c.load().rules.external[metric] }
@@ -59,6 +70,8 @@ type ruleSnapshot struct {
 	// literals are the custom metrics of rules with a literal series name, by their
 	// names, in the order of the file.
 	literals map[string][]literal
+	// lost is what Catalog.Unmapped gives.
+	lost map[string][]Unmapped
 
 	// unlisted is the error of RulesReady. unready is why not even a first answer of
 	// discovery is there.

@@ -1,16 +1,22 @@
 package catalog
 
 import (
+	"errors"
+	"iter"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tidegauge/tidegauge/pkg/rules"
 )
 
-// RuleTrouble is a rule whose series cannot be listed.
+// RuleTrouble is a rule whose series cannot be listed, or that names a resource which the
+// API server does not have.
 type RuleTrouble struct {
 	// Rule is the rule's ID, and Where its place in the file.
 	Rule, Where string
-	Server      string
+	// Server is the server whose series cannot be listed; empty for a resource.
+	Server string
 	// Since is when that began.
 	Since time.Time
 	// Known says that what was listed before still counts.
@@ -19,7 +25,8 @@ type RuleTrouble struct {
 	Err error
 }
 
-// Troubles are the rules whose last listing failed, in the order of the file.
+// Troubles are the rules whose last listing failed and then those that name a resource
+// which the API server does not have, both in the order of the file.
 func (d *Discovery) Troubles() []RuleTrouble {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -31,7 +38,52 @@ func (d *Discovery) Troubles() []RuleTrouble {
 			})
 		}
 	}
+	for r, u := range d.allUnmapped() {
+		troubles = append(troubles, RuleTrouble{
+			Rule: r.ID, Where: r.Where, Since: d.lacking[unmapped{r.ID, u}], Known: true, Err: errors.New(u.String()),
+		})
+	}
 	return troubles
+}
+
+// allUnmapped are the overrides of rules whose resources the API server does not have, as
+// of when the resources were last read.
+func (d *Discovery) allUnmapped() iter.Seq2[*rules.Compiled, rules.Unmapped] {
+	return func(yield func(*rules.Compiled, rules.Unmapped) bool) {
+		for r := range allRules(d.set) {
+			m := d.queries[seriesQuery{r.Server, r.SeriesQuery}].made[r]
+			if m == nil {
+				continue
+			}
+			for _, u := range m.unmapped {
+				if !yield(r, u) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// noteUnmapped takes in which resources of rules the API server does not have, and logs
+// what has changed.
+func (d *Discovery) noteUnmapped() {
+	now := map[unmapped]time.Time{}
+	for r, u := range d.allUnmapped() {
+		key := unmapped{r.ID, u}
+		since, known := d.lacking[key]
+		if !known {
+			since = time.Now()
+			d.log.Info("A rule names a resource that the API server does not have, and makes no metrics of it (correct resources.overrides, or create the CRD)",
+				"rule", r.ID, "where", r.Where, "label", u.Label, "resource", u.Resource)
+		}
+		now[key] = since
+	}
+	for key := range d.lacking {
+		if _, still := now[key]; !still {
+			d.log.Info("A rule names this resource no more, or the API server has it now", "rule", key.rule, "label", key.Label, "resource", key.Resource)
+		}
+	}
+	d.lacking = now
 }
 
 // Discovery is a prometheus.Collector of its self-metrics.
