@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -31,6 +32,9 @@ type CustomCatalog interface {
 	// CustomNames are the names of all of them, sorted, in a slice that is never written to:
 	// other names come in another slice.
 	CustomNames() []catalog.CustomName
+	// Unmapped are the rules that would make a metric of that name for resources that the
+	// API server does not have.
+	Unmapped(metric string) []catalog.Unmapped
 	// RulesReady is nil once a metric that Custom does not have is one that no rule makes.
 	RulesReady() error
 	// LeastTarget is the smallest target of the HPAs that name the metric; false if there is
@@ -146,7 +150,7 @@ func (p *Custom) several(ctx context.Context, m *objectMetric, selector labels.S
 		return nil, nil, err
 	}
 	if len(names) == 0 {
-		return nil, nil, m.notFound("", fmt.Errorf("no %s match the label selector %q", m.objects(""), selector))
+		return nil, nil, m.notFound("", m.noneMatches(selector))
 	}
 	// Objects of several namespaces may share a name, where a rule does not tell them apart.
 	names = slices.Compact(names)
@@ -202,7 +206,7 @@ func (p *Custom) find(ctx context.Context, info provider.CustomMetricInfo, names
 		return m, nil
 	}
 	if err := p.catalog.RulesReady(); err != nil {
-		return nil, notReady(m.String(), err)
+		return nil, notKnown(m.String(), err)
 	}
 	return nil, m.failed("", m.notFound("", p.elsewhere(name)))
 }
@@ -217,7 +221,7 @@ func (p *Custom) resolve(ctx context.Context, m *objectMetric) error {
 	case p.knows(m):
 		return nil
 	case err != nil:
-		return notReady(m.String(), err)
+		return notKnown(m.String(), err)
 	}
 	return m.failed("", m.notFound("", errNoResource))
 }
@@ -246,10 +250,43 @@ func (p *Custom) elsewhere(name catalog.CustomName) error {
 			resources = append(resources, n.Resource.String())
 		}
 	}
+	unmapped := p.unmapped(name.Metric)
 	if len(resources) > 0 {
-		return fmt.Errorf("it is there for [%s] only", listed(slices.Compact(resources)))
+		return fmt.Errorf("it is there for [%s] only%s", listed(slices.Compact(resources)), unmapped)
 	}
-	return errors.New("no rule of the configuration makes it of a series that its server had within --metrics-max-age")
+	if unmapped != "" {
+		return fmt.Errorf("it is there for no resource%s", unmapped)
+	}
+	return fmt.Errorf("no rule of the configuration makes it of a series that its server had within --metrics-max-age%s", p.suggestion(name))
+}
+
+// suggestion is a known metric of the resource whose name is much the same; it is empty
+// without.
+func (p *Custom) suggestion(name catalog.CustomName) string {
+	return suggest(name.Metric, func(yield func(string) bool) {
+		for _, n := range p.catalog.CustomNames() {
+			if n.Resource == name.Resource && n.Namespaced == name.Namespaced && !yield(n.Metric) {
+				return
+			}
+		}
+	})
+}
+
+// unmapped says which rules would make the metric for resources that the API server does
+// not have; it is empty without.
+func (p *Custom) unmapped(metric string) string {
+	var list []string
+	for _, u := range p.catalog.Unmapped(metric) {
+		rule := u.Rule.ID
+		if u.Rule.Where != "" {
+			rule += " (" + u.Rule.Where + ")"
+		}
+		list = append(list, fmt.Sprintf("; %s would make it of %q, which the API server does not have", rule, u.Resource.String()))
+	}
+	if len(list) > maxUnmapped {
+		list = list[:maxUnmapped]
+	}
+	return strings.Join(list, "")
 }
 
 // objectMetric is a metric of objects as one request asks for it.
@@ -279,6 +316,17 @@ func (m *objectMetric) objects(name string) string {
 		return resource + " " + name
 	}
 	return resource + " " + m.namespace + "/" + name
+}
+
+// noneMatches says that the selector matches no object.
+func (m *objectMetric) noneMatches(selector labels.Selector) error {
+	switch {
+	case !selector.Empty():
+		return fmt.Errorf("no %s match the label selector %q", m.objects(""), selector)
+	case m.namespace == "":
+		return fmt.Errorf("there are no %s", m.info.GroupResource.String())
+	}
+	return fmt.Errorf("namespace %q has no %s", m.namespace, m.info.GroupResource.String())
 }
 
 func (m *objectMetric) String() string {

@@ -108,6 +108,8 @@ type fakeRules struct {
 	names   []catalog.CustomName
 	err     error
 	targets map[types.NamespacedName]float64
+	// unmapped is what would make any metric.
+	unmapped []catalog.Unmapped
 }
 
 func newFakeRules(rule *rules.Compiled, names ...catalog.CustomName) *fakeRules {
@@ -120,6 +122,7 @@ func newFakeRules(rule *rules.Compiled, names ...catalog.CustomName) *fakeRules 
 
 func (c *fakeRules) Custom(name catalog.CustomName) *catalog.RuleMetric { return c.metrics[name] }
 func (c *fakeRules) CustomNames() []catalog.CustomName                  { return c.names }
+func (c *fakeRules) Unmapped(string) []catalog.Unmapped                 { return c.unmapped }
 func (c *fakeRules) RulesReady() error                                  { return c.err }
 
 func (c *fakeRules) LeastTarget(metric types.NamespacedName) (float64, bool) {
@@ -345,11 +348,25 @@ func TestCustomMetricFails(t *testing.T) {
 	}{
 		{
 			name: "unknown metric", request: "pods shop/web-1 reqests",
-			want: "404 the server could not find the metric reqests for pods: no rule of the configuration makes it of a series that its server had within --metrics-max-age",
+			want: "404 the server could not find the metric reqests for pods: no rule of the configuration makes it of a series that its server had within --metrics-max-age (is it requests that is meant?)",
 		},
 		{
 			name: "metric of another resource", request: "pods shop/web-1 load",
 			want: "404 the server could not find the metric load for pods: it is there for [nodes] only",
+		},
+		{
+			name: "metric of another resource, and of one that is misspelt", request: "pods shop/web-1 load",
+			change: func(s *shop) {
+				s.catalog.unmapped = []catalog.Unmapped{{Rule: s.rule, Unmapped: rules.Unmapped{Label: "pod", Resource: schema.GroupResource{Resource: "podz"}}}}
+			},
+			want: `404 the server could not find the metric load for pods: it is there for [nodes] only; rules[3] (line 12) would make it of "podz", which the API server does not have`,
+		},
+		{
+			name: "metric of a misspelt resource alone", request: "pods shop/web-1 reqests",
+			change: func(s *shop) {
+				s.catalog.unmapped = []catalog.Unmapped{{Rule: s.rule, Unmapped: rules.Unmapped{Label: "pod", Resource: schema.GroupResource{Resource: "podz"}}}}
+			},
+			want: `404 the server could not find the metric reqests for pods: it is there for no resource; rules[3] (line 12) would make it of "podz", which the API server does not have`,
 		},
 		{
 			name: "namespaced objects at the root", request: "pods web-1 requests",
@@ -370,12 +387,12 @@ func TestCustomMetricFails(t *testing.T) {
 		{
 			name: "resources cannot be read", request: "gadgets.example.com shop/web requests",
 			change: func(s *shop) { s.kinds.learnErr = errors.New("connection refused") },
-			want:   "503 metric requests of gadgets.example.com in namespace shop: the adapter is not ready: connection refused",
+			want:   "503 metric requests of gadgets.example.com in namespace shop: it is not known yet whether this metric exists: connection refused",
 		},
 		{
 			name: "metrics of a rule are not known yet", request: "pods shop/* reqests",
 			change: func(s *shop) { s.catalog.err = errors.New("rules[1]: connection refused") },
-			want:   "503 metric reqests of pods in namespace shop: the adapter is not ready: rules[1]: connection refused",
+			want:   "503 metric reqests of pods in namespace shop: it is not known yet whether this metric exists: rules[1]: connection refused",
 		},
 		{
 			name: "no sample of the object", request: "services shop/idle requests",
@@ -401,6 +418,14 @@ func TestCustomMetricFails(t *testing.T) {
 		{
 			name: "no matching object", request: "pods shop/*{app=wbe} requests",
 			want: `404 the server could not find the metric requests for pods: no pods in namespace shop match the label selector "app=wbe"` + place,
+		},
+		{
+			name: "no object at all", request: "pods empty/* requests",
+			want: `404 the server could not find the metric requests for pods: namespace "empty" has no pods` + place,
+		},
+		{
+			name: "no object without a namespace at all", request: "persistentvolumes * requests",
+			want: "404 the server could not find the metric requests for persistentvolumes: there are no persistentvolumes" + place,
 		},
 		{
 			name: "objects cannot be read", request: "ingresses.networking.k8s.io shop/* requests",

@@ -28,6 +28,8 @@ import (
 const (
 	// maxListed is how many things an error lists of which there may be many.
 	maxListed = 10
+	// maxUnmapped is how many resources an error names that the API server does not have.
+	maxUnmapped = 3
 	// maxQuery is how many bytes of a query an error shows. An Event holds 1024
 	// (k8s.io/client-go/tools/events), and is for the cause first.
 	maxQuery = 300
@@ -39,16 +41,24 @@ const (
 // errSelector is the error of a metric selector that a rule's query cannot express.
 var errSelector = errors.New("the metric selector cannot be used")
 
-func unknownMetric(name types.NamespacedName) error {
+// unknownMetric is the error of an external metric that there is none of. The suggestion
+// may be empty.
+func unknownMetric(name types.NamespacedName, suggestion string) error {
 	return status(http.StatusNotFound, metav1.StatusReasonNotFound,
-		"no external metric %q in namespace %q: no ExternalMetric of that name is there, and no rule of the configuration makes it", name.Name, name.Namespace)
+		"no external metric %q in namespace %q: no ExternalMetric of that name is there, and no rule of the configuration makes it%s", name.Name, name.Namespace, suggestion)
 }
 
-// notReady is the error of a metric of which nobody can say whether it exists. What
-// names the metric.
+// notReady is the error of a metric that cannot be asked for yet. What names the metric.
 func notReady(what string, err error) error {
 	return status(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable,
 		"%s: the adapter is not ready: %v", what, err)
+}
+
+// notKnown is the error of a metric of which nobody can say yet whether it exists, although
+// the adapter may be ready for others. What names the metric.
+func notKnown(what string, err error) error {
+	return status(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable,
+		"%s: it is not known yet whether this metric exists: %v", what, err)
 }
 
 // failedMetric turns what kept a metric from having a value into the API's error.

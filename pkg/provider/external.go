@@ -108,9 +108,16 @@ func (p *External) GetExternalMetric(ctx context.Context, namespace string, sele
 // unknown is the error of a metric that the catalog does not have.
 func (p *External) unknown(what string, name types.NamespacedName) error {
 	if err := errors.Join(p.catalog.ObjectsReady(), p.catalog.RulesReady()); err != nil {
-		return notReady(what, err)
+		return notKnown(what, err)
 	}
-	return unknownMetric(name)
+	return unknownMetric(name, suggest(name.Name, func(yield func(string) bool) {
+		for _, n := range p.catalog.ExternalNames() {
+			there := p.catalog.ExternalRule(n) != nil || p.catalog.External(types.NamespacedName{Namespace: name.Namespace, Name: n}) != nil
+			if there && !yield(n) {
+				return
+			}
+		}
+	}))
 }
 
 // ofObject are the items of an object's metric that match the selector.

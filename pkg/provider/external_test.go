@@ -342,7 +342,7 @@ func TestRuleWaitsForTheObjects(t *testing.T) {
 }
 
 func TestNotReadyIsNotUnknown(t *testing.T) {
-	const prefix = "503 external metric shop/depth: the adapter is not ready: "
+	const prefix = "503 external metric shop/depth: it is not known yet whether this metric exists: "
 	for want, c := range map[string]ruledCatalog{
 		"ExternalMetrics: forbidden":           {objectsErr: errors.New("ExternalMetrics: forbidden")},
 		"externalRules[1]: connection refused": {rulesErr: errors.New("externalRules[1]: connection refused")},
