@@ -26,7 +26,7 @@ func newCommand() *cobra.Command {
 			return err
 		}
 		defer logs.FlushLogs()
-		return serve(cmd.Context(), o)
+		return o.withCure(serve(cmd.Context(), o))
 	}
 	root := &cobra.Command{
 		Use:   "adapter",
@@ -44,6 +44,7 @@ Identity, instance metadata, AWS_* variables).`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetVersionTemplate(versionLine())
 	o.addFlags(root.Flags())
 	root.Flags().SetNormalizeFunc(cliflag.WordSepNormalizeFunc)
 	verbs := []cobra.Completion{http.MethodGet, http.MethodPost}
@@ -61,9 +62,14 @@ func versionCommand() *cobra.Command {
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
-			fmt.Fprintf(cmd.OutOrStdout(), "tidegauge %s %s %s/%s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			fmt.Fprint(cmd.OutOrStdout(), versionLine())
 		},
 	}
+}
+
+// versionLine is what both the command and the flag print.
+func versionLine() string {
+	return fmt.Sprintf("tidegauge %s %s %s/%s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 func buildVersion() string {

@@ -186,6 +186,23 @@ func (o *options) discoveryMaxAge() time.Duration {
 	return max(o.relist, leastDiscoveryMaxAge)
 }
 
+// withCure adds to the library's error of a process that finds no cluster what to do about
+// it. Other errors stay as they are.
+func (o *options) withCure(err error) error {
+	if err == nil {
+		return nil
+	}
+	_, cause := o.base.ClientConfig()
+	switch {
+	case cause == nil || cause.Error() != err.Error():
+		return err
+	case o.base.RemoteKubeConfigFile != "":
+		return fmt.Errorf("--lister-kubeconfig: cannot use %s: %w", o.base.RemoteKubeConfigFile, err)
+	default:
+		return fmt.Errorf("no Kubernetes cluster: outside of a pod give --lister-kubeconfig (and --authentication-kubeconfig and --authorization-kubeconfig): %w", err)
+	}
+}
+
 // podNamespace is the namespace whose Lease decides which replica writes status.
 func podNamespace() (string, error) {
 	if ns := os.Getenv("POD_NAMESPACE"); ns != "" {

@@ -128,7 +128,7 @@ func (f *prometheusFlags) notes() []string {
 
 // server is the server that the flags describe, or what is wrong with them.
 func (f *prometheusFlags) server() (prometheus.Server, config.FaultsError) {
-	faults := f.checkFiles()
+	faults := append(f.checkHeaders(), f.checkFiles()...)
 	s := prometheus.Server{URL: f.url, Verb: f.verb, Headers: f.headerValues()}
 	s.URL, s.Headers = credentialsOfURL(s.URL, s.Headers)
 	if f.kube() {
@@ -198,6 +198,17 @@ func (f *prometheusFlags) checkFiles() config.FaultsError {
 		fault(flagKubeconfig, "cannot be together with --%s", flagInCluster)
 	}
 	return faults
+}
+
+// checkHeaders says which headers have no value. What they have may be a secret, as in
+// "Authorization: Bearer ...".
+func (f *prometheusFlags) checkHeaders() config.FaultsError {
+	for _, h := range f.headers {
+		if !strings.Contains(h, "=") {
+			return config.FaultsError{{Path: "--" + flagHeader, Text: "a header has no =: write name=value, or name= for an empty value"}}
+		}
+	}
+	return nil
 }
 
 // headerValues are the headers, split at the first =. Several values of one header are

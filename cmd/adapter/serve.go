@@ -132,7 +132,9 @@ func newAdapter(o *options, c *config.Config, backends *builtin.Set, clients *cl
 		Current: c,
 		Load:    o.load,
 		Apply:   a.apply,
-		Report:  func(c *config.Config, err error) { a.pod.Set(self.Configuration(c.Summary(), err)) },
+		Report: func(c *config.Config, err error) {
+			a.pod.Set(self.Configuration(c.Summary(), c.Compiled.Warnings, err))
+		},
 	})
 	return a, nil
 }
@@ -160,16 +162,66 @@ func (a *adapter) apply(ctx context.Context, c *config.Config) error {
 	return nil
 }
 
-// troubles is one error of all rules whose series cannot be listed, or nil.
+// maxTroubled is how many rules the text of one trouble names.
+const maxTroubled = 10
+
+// troubles is one error of all rules that are in trouble, or nil. Rules of one server that
+// are in it for the same cause are named together, with when the first of them began to be.
 func troubles(rules []catalog.RuleTrouble) error {
-	if len(rules) == 0 {
+	type cause struct {
+		server, text string
+		known        bool
+	}
+	var causes []cause
+	of := map[cause][]catalog.RuleTrouble{}
+	for _, r := range rules {
+		c := cause{r.Server, r.Err.Error(), r.Known}
+		if of[c] == nil {
+			causes = append(causes, c)
+		}
+		of[c] = append(of[c], r)
+	}
+	if len(causes) == 0 {
 		return nil
 	}
-	texts := make([]string, len(rules))
-	for i, r := range rules {
-		texts[i] = fmt.Sprintf("%s (%s) since %s: %v", r.Rule, r.Where, r.Since.UTC().Format(time.RFC3339), r.Err)
+	texts := make([]string, len(causes))
+	for i, c := range causes {
+		texts[i] = fmt.Sprintf("%s: %s since %s", namesOf(of[c]), c.text, firstOf(of[c]).UTC().Format(time.RFC3339))
+		if !c.known {
+			texts[i] += "; nothing is known of them yet"
+		}
 	}
 	return errors.New(strings.Join(texts, "; "))
+}
+
+// namesOf are the names of the rules, with the line of one that is alone.
+func namesOf(rules []catalog.RuleTrouble) string {
+	if len(rules) == 1 {
+		if rules[0].Where == "" {
+			return rules[0].Rule
+		}
+		return fmt.Sprintf("%s (%s)", rules[0].Rule, rules[0].Where)
+	}
+	names := make([]string, min(len(rules), maxTroubled))
+	for i := range names {
+		names[i] = rules[i].Rule
+	}
+	text := strings.Join(names, ", ")
+	if more := len(rules) - len(names); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
+
+// firstOf is when the first of the troubles began.
+func firstOf(rules []catalog.RuleTrouble) time.Time {
+	first := rules[0].Since
+	for _, r := range rules {
+		if r.Since.Before(first) {
+			first = r.Since
+		}
+	}
+	return first
 }
 
 // run runs the parts and the server. The parts outlive the server, so that the requests

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,7 @@ import (
 	metadatafake "k8s.io/client-go/metadata/fake"
 
 	metricsaws "github.com/tidegauge/tidegauge/pkg/apis/metricsaws/v1alpha1"
+	"github.com/tidegauge/tidegauge/pkg/catalog"
 	"github.com/tidegauge/tidegauge/pkg/config"
 	"github.com/tidegauge/tidegauge/pkg/engine"
 	"github.com/tidegauge/tidegauge/pkg/sources/builtin"
@@ -64,6 +66,43 @@ func newTestAdapter(t *testing.T, c *config.Config) *adapter {
 		running.Wait()
 	})
 	return a
+}
+
+func TestTroublesOfOneCauseAreToldTogether(t *testing.T) {
+	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	trouble := func(rule, server, text string, known bool, after time.Duration) catalog.RuleTrouble {
+		return catalog.RuleTrouble{Rule: rule, Where: "line 5", Server: server, Since: since.Add(after), Known: known, Err: errors.New(text)}
+	}
+	many := make([]catalog.RuleTrouble, 12)
+	for i := range many {
+		many[i] = trouble(fmt.Sprintf("rules[%d]", i), "main", "refused", true, 0)
+	}
+	for name, tc := range map[string]struct {
+		rules []catalog.RuleTrouble
+		want  string
+	}{
+		"none": {nil, "<nil>"},
+		"one":  {[]catalog.RuleTrouble{trouble("rules[0]", "main", "refused", true, 0)}, "rules[0] (line 5): refused since 2026-01-02T03:04:05Z"},
+		"one cause": {
+			[]catalog.RuleTrouble{trouble("rules[0]", "main", "refused", true, time.Second), trouble("rules[2]", "main", "refused", true, 0), trouble("externalRules[0]", "main", "refused", true, time.Minute)},
+			"rules[0], rules[2], externalRules[0]: refused since 2026-01-02T03:04:05Z",
+		},
+		"other causes and servers": {
+			[]catalog.RuleTrouble{trouble("rules[0]", "main", "refused", true, 0), trouble("rules[1]", "other", "refused", true, 0), trouble("rules[2]", "main", "slow", true, 0)},
+			"rules[0] (line 5): refused since 2026-01-02T03:04:05Z; rules[1] (line 5): refused since 2026-01-02T03:04:05Z; rules[2] (line 5): slow since 2026-01-02T03:04:05Z",
+		},
+		"nothing known": {
+			[]catalog.RuleTrouble{trouble("rules[0]", "main", "refused", false, 0), trouble("rules[1]", "main", "refused", false, 0)},
+			"rules[0], rules[1]: refused since 2026-01-02T03:04:05Z; nothing is known of them yet",
+		},
+		"many": {many, "rules[0], rules[1], rules[2], rules[3], rules[4], rules[5], rules[6], rules[7], rules[8], rules[9] and 2 more: refused since 2026-01-02T03:04:05Z"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := fmt.Sprint(troubles(tc.rules)); got != tc.want {
+				t.Errorf("got  %s\nwant %s", got, tc.want)
+			}
+		})
+	}
 }
 
 // TestApplyForgetsTheServerOfBefore has a server's name stand for another server, and then a

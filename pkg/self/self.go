@@ -58,12 +58,34 @@ type Condition struct {
 }
 
 // Configuration is the condition ConfigurationLoaded: the configuration in force, in a few
-// words, and why it is not that of the file; nil if it is.
-func Configuration(summary string, err error) Condition {
+// words, what in it is allowed and cannot work, and why it is not that of the file; nil if
+// it is.
+func Configuration(summary string, warnings []string, err error) Condition {
 	if err != nil {
 		return Condition{ConfigurationLoaded, false, "ConfigurationInvalid", "the last good configuration stays in force: " + err.Error()}
 	}
+	if len(warnings) > 0 {
+		summary += "; what cannot work: " + warned(warnings)
+	}
 	return Condition{ConfigurationLoaded, true, "ConfigurationLoaded", summary}
+}
+
+// maxWarnings is how many warnings a message has, and maxWarning how many bytes of each.
+const (
+	maxWarnings = 3
+	maxWarning  = 200
+)
+
+func warned(warnings []string) string {
+	var texts []string
+	for _, w := range warnings[:min(len(warnings), maxWarnings)] {
+		texts = append(texts, cut(w, maxWarning))
+	}
+	text := strings.Join(texts, "; ")
+	if more := len(warnings) - len(texts); more > 0 {
+		text += fmt.Sprintf("; and %d more, which the log has", more)
+	}
+	return text
 }
 
 // Rules is the condition RulesDiscovered: why the series of rules could not be listed; nil
@@ -303,10 +325,13 @@ func conditionOf(pod *corev1.Pod, kind string) corev1.PodCondition {
 }
 
 // shorten cuts a message that is longer than an Event's note may be.
-func shorten(message string) string {
+func shorten(message string) string { return cut(message, maxMessage) }
+
+// cut cuts a text to that many bytes.
+func cut(text string, limit int) string {
 	const more = "…"
-	if len(message) <= maxMessage {
-		return message
+	if len(text) <= limit {
+		return text
 	}
-	return strings.ToValidUTF8(message[:maxMessage-len(more)], "") + more
+	return strings.ToValidUTF8(text[:limit-len(more)], "") + more
 }

@@ -23,8 +23,8 @@ import (
 )
 
 var (
-	loaded  = Configuration("3 in rules", nil)
-	invalid = Configuration("3 in rules", errors.New("configuration file /etc/config.yaml: line 7: rules[2].metricsQuery: is no template"))
+	loaded  = Configuration("3 in rules", nil, nil)
+	invalid = Configuration("3 in rules", nil, errors.New("configuration file /etc/config.yaml: line 7: rules[2].metricsQuery: is no template"))
 )
 
 // cluster is one with the adapter's pod in it, unless there is none.
@@ -155,7 +155,7 @@ func TestConditionAndEvent(t *testing.T) {
 		pass(time.Minute)
 		wants(t, "two conditions", c.conditions(), ready, invalidText+"1m1s",
 			"tidegauge.dev/RulesDiscovered=False RuleFailing (rules[1]: server eu: connection refused) for 1m0s")
-		r.Set(Configuration("4 in rules", nil))
+		r.Set(Configuration("4 in rules", nil, nil))
 		r.Set(Rules(nil))
 		pass(time.Second)
 		wants(t, "mended", c.conditions(), ready,
@@ -191,7 +191,7 @@ func TestSameConditionIsToldOnce(t *testing.T) {
 			t.Errorf("%d writes, want 2: %q", n, c.calls)
 		}
 		// That the text alone changes is no transition.
-		r.Set(Configuration("9 in rules", nil))
+		r.Set(Configuration("9 in rules", nil, nil))
 		pass(time.Second)
 		wants(t, "conditions", c.conditions(), ready, "tidegauge.dev/ConfigurationLoaded=True ConfigurationLoaded (9 in rules) for 1h41m1s")
 	})
@@ -203,7 +203,7 @@ func TestFlappingIsBounded(t *testing.T) {
 		c := newCluster(t, ownPod())
 		r := c.start()
 		for i := range 601 {
-			r.Set(Configuration(fmt.Sprintf("%d in rules", i), nil))
+			r.Set(Configuration(fmt.Sprintf("%d in rules", i), nil, nil))
 			pass(time.Second)
 		}
 		pass(writeEvery)
@@ -296,5 +296,22 @@ func TestMessageIsCut(t *testing.T) {
 	}
 	if got := shorten("short"); got != "short" {
 		t.Errorf("got %q", got)
+	}
+}
+
+func TestWhatCannotWorkIsInTheCondition(t *testing.T) {
+	long := strings.Repeat("x", 500)
+	for _, tc := range []struct {
+		warnings []string
+		want     string
+	}{
+		{nil, "2 in rules"},
+		{[]string{"line 3: rules[0] makes no metric"}, "2 in rules; what cannot work: line 3: rules[0] makes no metric"},
+		{[]string{"a", "b", "c", "d", "e"}, "2 in rules; what cannot work: a; b; c; and 2 more, which the log has"},
+		{[]string{long}, "2 in rules; what cannot work: " + long[:197] + "…"},
+	} {
+		if c := Configuration("2 in rules", tc.warnings, nil); c.Message != tc.want || !c.True {
+			t.Errorf("got  %v %s\nwant %s", c.True, c.Message, tc.want)
+		}
 	}
 }
