@@ -17,6 +17,7 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	openapi "k8s.io/kube-openapi/pkg/common"
 	"k8s.io/metrics/pkg/apis/metrics"
+	"k8s.io/metrics/pkg/apis/metrics/v1beta1"
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver"
 	coreapi "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/core"
 	customapi "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/custommetrics"
@@ -31,6 +32,8 @@ import (
 // those of OpenAPI, or have its definitions in another way.
 func (p *Resource) Install(server *genericapiserver.GenericAPIServer) error {
 	group := api.Build(&podStorage{p}, &nodeStorage{p})
+	// The library warns of versions that its types have and nobody serves.
+	group.PrioritizedVersions = []schema.GroupVersion{v1beta1.SchemeGroupVersion}
 	return server.InstallAPIGroup(&group)
 }
 

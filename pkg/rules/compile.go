@@ -388,6 +388,10 @@ func (a at) tryExternal(q *query, series string, labels *resourceLabels) {
 // broken reports what a template gave.
 func (a at) broken(err error) {
 	err = inner(err)
+	if errors.Is(err, errNoPromQL) {
+		a.fault("%w (its labels are examples)", err)
+		return
+	}
 	a.fault("%w%s", err, cure(err, "it may use .Series, .LabelMatchers, .LabelValuesByName, .GroupBy and .GroupBySlice"))
 }
 

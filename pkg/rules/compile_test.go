@@ -82,7 +82,7 @@ func TestCompileRefuses(t *testing.T) {
 		{"no metricsQuery", with(aSeries, aTemplate), []string{"rules[0].metricsQuery: is required"}},
 		{"a metricsQuery that is no template", with(aSeries, aTemplate, `metricsQuery: sum(<<.Series)`), []string{"rules[0].metricsQuery: is no template: metricsQuery:1: unexpected right paren"}},
 		{"a metricsQuery of another field", with(aSeries, aTemplate, `metricsQuery: sum(<<.Serie>>)`), []string{"rules[0].metricsQuery: fails: metricsQuery:1:6", "can't evaluate field Serie (it may use .Series,"}},
-		{"a metricsQuery of no PromQL", with(aSeries, aTemplate, `metricsQuery: sum(<<.Series>>{<<.LabelMatchers>>} by (<<.GroupBy>>)`), []string{"rules[0].metricsQuery: gives no valid PromQL: 1:", `: sum(some_series{namespace="some-namespace",pod="some-object"} by (pod)`}},
+		{"a metricsQuery of no PromQL", with(aSeries, aTemplate, `metricsQuery: sum(<<.Series>>{<<.LabelMatchers>>} by (<<.GroupBy>>)`), []string{"rules[0].metricsQuery: gives no valid PromQL: 1:", `: sum(some_series{namespace="some-namespace",pod="some-object"} by (pod) (its labels are examples)`}},
 		{"an unknown function", with(aSeries, aTemplate, `metricsQuery: smu(<<.Series>>{<<.LabelMatchers>>})`), []string{`rules[0].metricsQuery: gives no valid PromQL: 1:1: parse error: unknown function with name "smu"`}},
 		{"a matrix", with(aSeries, aTemplate, `metricsQuery: <<.Series>>{<<.LabelMatchers>>}[5m]`), []string{"rules[0].metricsQuery: gives a range vector, not an instant vector"}},
 		{"a scalar", with(aSeries, aTemplate, `metricsQuery: scalar(<<.Series>>{<<.LabelMatchers>>})`), []string{"rules[0].metricsQuery: gives a scalar, not an instant vector"}},

@@ -295,6 +295,9 @@ func (q *query) render(in input, list []matcher, matchers string) (text string, 
 
 var errEmptyQuery = errors.New("gives an empty query")
 
+// errNoPromQL says that the template's query is none for Prometheus' parser.
+var errNoPromQL = errors.New("gives no valid PromQL")
+
 // values are .LabelValuesByName.
 func (q *query) values(in input, list []matcher) (map[string]string, error) {
 	values := make(map[string]string, len(list))
@@ -319,7 +322,7 @@ func (q *query) values(in input, list []matcher) (map[string]string, error) {
 func (q *query) parse(text string) (time.Duration, error) {
 	expr, err := promQL.ParseExpr(text)
 	if err != nil {
-		return 0, fmt.Errorf("gives no valid PromQL: %s: %s", shorten(err.Error()), shorten(text))
+		return 0, fmt.Errorf("%w: %s: %s", errNoPromQL, shorten(err.Error()), shorten(text))
 	}
 	switch t := expr.Type(); {
 	case t == parser.ValueTypeVector, t == parser.ValueTypeScalar && q.external:
