@@ -8,15 +8,14 @@ import (
 )
 
 const (
-	// maxInFlight is how many Fetches of a backend may be under way. Queries that fall
-	// due beyond it gather, and share the next one.
-	maxInFlight = 16
-	// maxUnpinnedInFlight is beyond how many a backend has no more for queries that are
-	// merely read. The rest is for those that HPAs name.
+	// maxInFlight is how many Fetches of pinned queries a backend may have under way, and
+	// maxUnpinnedInFlight how many of others. Queries that fall due beyond it gather, and
+	// share the next one.
+	maxInFlight         = 16
 	maxUnpinnedInFlight = 8
 	// manyInFlight is how many Fetches of a source are too many for a backend to have
-	// more than fewInFlight of pinned queries, or one of others while it has
-	// fewUnpinnedInFlight. Those it always may have, so that however many backends hang,
+	// more than fewInFlight of pinned queries, or more than fewUnpinnedInFlight of others.
+	// Those it always may have, so that however many backends hang,
 	// they do not hold up one that does not.
 	manyInFlight        = 128
 	fewInFlight         = 4
@@ -30,8 +29,9 @@ const (
 type backend struct {
 	name    string
 	entries int
-	// inFlight are all Fetches under way, pinnedInFlight those of pinned queries.
-	inFlight, pinnedInFlight int
+	// pinnedInFlight are the Fetches under way of pinned queries, unpinnedInFlight those of
+	// others. Neither waits for the other, as any of them may hang.
+	pinnedInFlight, unpinnedInFlight int
 	// forgotten says that another one took its name, see Engine.Forget. What its Fetches
 	// give does not count.
 	forgotten bool
@@ -39,8 +39,7 @@ type backend struct {
 	// have no more Fetches now. The end of each Fetch puts them back.
 	waiting  []*entry
 	throttle throttle
-	// awaySince is when the first of the Fetches since the last answer was over; zero if
-	// the last one had an answer.
+	// awaySince is when the first of the Fetches since the last sign of life was over.
 	awaySince time.Time
 }
 
@@ -51,28 +50,29 @@ func (b *backend) mayFetch(pinned bool, ofSource int) bool {
 	case many && pinned:
 		return b.pinnedInFlight < fewInFlight
 	case many:
-		return b.inFlight < fewUnpinnedInFlight
+		return b.unpinnedInFlight < fewUnpinnedInFlight
 	case pinned:
-		return b.inFlight < maxInFlight
+		return b.pinnedInFlight < maxInFlight
 	default:
-		return b.inFlight < maxUnpinnedInFlight
+		return b.unpinnedInFlight < maxUnpinnedInFlight
 	}
 }
 
-// heed notes whether b is away: a Fetch was over now and had no answer at all. A refusal
-// is an answer.
+// heed notes whether b is away: a Fetch was over now and there was nobody. That a query
+// was not asked, or too slow, says nothing of it.
 func (b *backend) heed(results []sources.Result, now time.Time) {
-	failed := false
+	away := false
 	for _, r := range results {
 		switch {
-		case r.Err == nil || errors.Is(r.Err, sources.ErrNoData) || errors.Is(r.Err, sources.ErrRejected) || isThrottling(r.Err):
+		case errors.Is(r.Err, sources.ErrAway):
+			away = true
+		case errors.Is(r.Err, sources.ErrNotAsked), errors.Is(r.Err, sources.ErrTooSlow):
+		default:
 			b.awaySince = time.Time{}
 			return
-		case !errors.Is(r.Err, sources.ErrNotAsked):
-			failed = true
 		}
 	}
-	if failed && b.awaySince.IsZero() {
+	if away && b.awaySince.IsZero() {
 		b.awaySince = now
 	}
 }

@@ -78,7 +78,7 @@ type UnavailableError struct {
 	// Source is the name of the source that gives no answer.
 	Source string
 	// Since is when that began: when the first Fetch that failed was over, of the query
-	// or, if it was never answered, of its backend since that last answered anything; or
+	// or, if its backend is away, of any since that last gave a sign of life; or
 	// LastAnswer if none failed and the answer is too old nevertheless.
 	Since time.Time
 	// LastAnswer is the time of the last answer, as Answer.Fetched; zero if there was
@@ -118,7 +118,7 @@ type Options struct {
 	// 1,000,000 by default.
 	MaxUnpinnedSamples int
 	// MaxUnpinnedBytes is how long the keys of such queries are together, in the same way;
-	// 32 MiB by default.
+	// 16 MiB by default.
 	MaxUnpinnedBytes int
 	// Backoff says when queries that failed are asked again.
 	Backoff Backoff
@@ -175,7 +175,7 @@ func (o Options) withDefaults() Options {
 		o.MaxUnpinnedSamples = 1_000_000
 	}
 	if o.MaxUnpinnedBytes <= 0 {
-		o.MaxUnpinnedBytes = 32 << 20
+		o.MaxUnpinnedBytes = 16 << 20
 	}
 	if o.OnChange == nil {
 		o.OnChange = func(string, string) {}

@@ -131,15 +131,16 @@ func (e *entry) succeed() { e.failures, e.rejected, e.spread = 0, false, 0 }
 
 // after is the state that follows e's when its Fetch, begun at one time, has given r by
 // now, and the error that counts. Of a query that was not asked there is nothing new to
-// say while its answer serves, or the failure before tells more. One that was never
-// answered has failed for as long as its backend.
+// say while its answer serves, or the failure before tells more. One whose
+// backend is away has failed for as long as that.
 func (e *entry) after(r sources.Result, asked, now time.Time) (*state, error) {
 	was := e.state.Load()
 	if errors.Is(r.Err, sources.ErrNotAsked) && was.pending == nil && (was.err != nil || was.serves(now, e.terms.maxAge)) {
 		return was, r.Err
 	}
 	is := was.after(r, asked, now)
-	if away := e.backend.awaySince; is.err != nil && is.answer.Fetched.IsZero() && !away.IsZero() && away.Before(is.since) {
+	away := e.backend.awaySince
+	if errors.Is(is.err, sources.ErrAway) && away.After(is.answer.Fetched) && away.Before(is.since) {
 		is.since = away
 	}
 	return is, is.err

@@ -241,8 +241,8 @@ func (f *feed) startOver(backends []string) {
 // renew asks for e anew if it is pinned, and otherwise drops it.
 func (f *feed) renew(e *entry, now time.Time) {
 	if e.pinned == nil {
-		f.remove(e)
 		f.replace(e, forgotten)
+		f.remove(e)
 		return
 	}
 	e.backend = f.backend(e.backend.name)

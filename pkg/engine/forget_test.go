@@ -84,6 +84,23 @@ func TestForgetDropsQueriesThatAreMerelyRead(t *testing.T) {
 	})
 }
 
+// What is forgotten makes room once, and not for more than there was.
+func TestForgetLeavesTheLimitOfSamples(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		e := start(t, b, engine.Options{MaxUnpinnedSamples: 2})
+		for range 5 {
+			wantValue(t, e, request("q"), 1)
+			e.Forget("b", nil)
+		}
+		for i := range 4 {
+			wantValue(t, e, request(fmt.Sprintf("q%d", i)), 1)
+			pass(time.Second)
+		}
+		wantKnown(t, e, map[string]bool{"q0": false, "q1": false, "q2": true, "q3": true})
+	})
+}
+
 // slowly answers as a backend that is replaced at one time: calls that begin before it
 // take 5 s and give 1, later ones take 1 s and give 2.
 func slowly(b *backend, replaced time.Duration) {

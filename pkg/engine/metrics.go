@@ -17,6 +17,7 @@ type metrics struct {
 	batch    *prometheus.HistogramVec
 	reads    *prometheus.CounterVec
 	letGo    *prometheus.CounterVec
+	notAsked *prometheus.CounterVec
 }
 
 var (
@@ -33,7 +34,8 @@ func newMetrics() *metrics {
 		fetches: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tidegauge_fetches_total",
 			Help: "Batches asked of a source, by result: ok (all queries answered, with a value or without), " +
-				"partial (some failed), failed (all did), throttled (the source asked for fewer calls).",
+				"partial (some failed), failed (all did), throttled (the source asked for fewer calls). " +
+				"Queries for which there was no time do not count as failed.",
 		}, []string{"source", "result"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "tidegauge_fetch_duration_seconds",
@@ -52,6 +54,10 @@ func newMetrics() *metrics {
 				"unavailable (no answer young enough), abandoned (the reader left before the first fetch was over), " +
 				"refused (too many queries that no HPA names).",
 		}, []string{"source", "result"}),
+		notAsked: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tidegauge_queries_not_asked_total",
+			Help: "Queries that were due and for which there was no time in their batch, because others took all the calls that may be in flight. They are due again at once.",
+		}, []string{"source"}),
 		letGo: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tidegauge_queries_let_go_total",
 			Help: "Queries that no HPA names and that were forgotten early, because too many of them, of their samples or of the bytes of their keys were held.",
@@ -64,7 +70,7 @@ type feedMetrics struct {
 	ok, partial, failed, throttled           prometheus.Counter
 	duration, batch                          prometheus.Observer
 	fresh, lastGood, waitedFor, noData, none prometheus.Counter
-	abandoned, refused, letGo                prometheus.Counter
+	abandoned, refused, letGo, notAsked      prometheus.Counter
 }
 
 func (m *metrics) of(source string) feedMetrics {
@@ -83,6 +89,7 @@ func (m *metrics) of(source string) feedMetrics {
 		abandoned: m.reads.WithLabelValues(source, "abandoned"),
 		refused:   m.reads.WithLabelValues(source, "refused"),
 		letGo:     m.letGo.WithLabelValues(source),
+		notAsked:  m.notAsked.WithLabelValues(source),
 	}
 }
 
@@ -118,19 +125,24 @@ func (m *feedMetrics) unanswered(err error) prometheus.Counter {
 func (m *feedMetrics) fetched(results []sources.Result, took time.Duration) {
 	m.duration.Observe(took.Seconds())
 	m.batch.Observe(float64(len(results)))
-	failed, throttled := 0, false
+	failed, notAsked, throttled := 0, 0, false
 	for _, r := range results {
 		throttled = throttled || isThrottling(r.Err)
-		if r.Err != nil && !errors.Is(r.Err, sources.ErrNoData) {
+		switch {
+		case r.Err == nil || errors.Is(r.Err, sources.ErrNoData):
+		case errors.Is(r.Err, sources.ErrNotAsked):
+			notAsked++
+		default:
 			failed++
 		}
 	}
+	m.notAsked.Add(float64(notAsked))
 	switch {
 	case throttled:
 		m.throttled.Inc()
 	case failed == 0:
 		m.ok.Inc()
-	case failed < len(results):
+	case failed+notAsked < len(results):
 		m.partial.Inc()
 	default:
 		m.failed.Inc()
@@ -167,7 +179,7 @@ func (e *Engine) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.fetches, m.duration, m.batch, m.reads, m.letGo}
+	return []prometheus.Collector{m.fetches, m.duration, m.batch, m.reads, m.letGo, m.notAsked}
 }
 
 // survey is the sum over a source's queries.

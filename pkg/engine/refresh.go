@@ -62,7 +62,7 @@ type lane struct {
 	standing standing
 	pinned   bool
 	// spread is that of the entries: those that were not asked, because of slow ones, are
-	// apart from each other, so that some that are slow do not hold up the rest again.
+	// apart from each other, so that each Fetch has few that are slow.
 	spread int
 }
 
@@ -120,9 +120,10 @@ func (f *feed) assign(r *round, e *entry) {
 // count adds n to the Fetches in flight.
 func (f *feed) count(l lane, n int) {
 	f.inFlight += n
-	l.backend.inFlight += n
 	if l.pinned {
 		l.backend.pinnedInFlight += n
+	} else {
+		l.backend.unpinnedInFlight += n
 	}
 }
 

@@ -25,10 +25,16 @@ var ErrRejected = errors.New("rejected")
 // words.
 var ErrTooSlow = errors.New("too slow")
 
-// ErrNotAsked is the error of a query that was not sent before its Fetch was over,
-// because others took all the calls that may be in flight. It says nothing about the query,
-// and wraps nothing of the backend. The engine asks such a query again at once.
+// ErrNotAsked is the error of a query that was not sent before its Fetch was over, or too
+// late to be answered, because others took all the calls that may be in flight. It says
+// nothing about the query, and wraps nothing of the backend. For the engine such a query
+// is due at once.
 var ErrNotAsked = errors.New("not asked")
+
+// ErrAway is wrapped by the error of a query whose backend gave no sign of life: nobody
+// could be reached, or nothing came back. It says nothing about the query, and the same
+// of all others of the backend.
+var ErrAway = errors.New("away")
 
 // Query is one question to one backend. A query is immutable once it is made. One
 // that is a fmt.Stringer is named by that in the log, and otherwise by its key.
@@ -62,8 +68,8 @@ type Result struct {
 	// Err is nil exactly when there is at least one sample. It carries the
 	// backend's own words and never a credential. It wraps ErrNoData when the
 	// backend answered and had no value, ErrRejected when it refuses the query
-	// itself, ErrTooSlow when it took too long, ErrNotAsked when it was not asked, and a
-	// *ThrottledError when it asked for fewer calls.
+	// itself, ErrTooSlow when it took too long, ErrNotAsked when it was not asked, ErrAway
+	// when there was nobody, and a *ThrottledError when it asked for fewer calls.
 	Err error
 }
 

@@ -50,8 +50,8 @@ type call struct {
 
 	method string
 	url    *url.URL
-	// begun is set when there is a place for the call; it may be nil.
-	begun *atomic.Bool
+	// turn is when the call came to be made; nil for one that is not part of a Fetch.
+	turn *turn
 	// connected says that there is a connection to the server.
 	connected atomic.Bool
 	// sent are the headers that the server got, with the credentials.
@@ -70,15 +70,48 @@ func (s *server) newCall(e endpoint, form url.Values) *call {
 	}
 }
 
-// slots are where a query needs a place, one after the other.
-func (s *server) slots(ctx context.Context) []chan struct{} {
+// turn says whether a query of a Fetch was asked.
+type turn struct {
+	// begun says that it was, and late that it then had less than the time that a call
+	// may take.
+	begun, late atomic.Bool
+}
+
+// cut is the failure of a query that the end of its Fetch has cut.
+func (t *turn) cut() *failure {
 	switch {
-	case sources.Yields(ctx):
-		return []chan struct{}{s.yielding, s.queries}
-	case sources.Retries(ctx):
-		return []chan struct{}{s.retrying, s.queries}
+	case !t.begun.Load():
+		return notAsked()
+	case t.late.Load():
+		// With all of its time it may be neither an ErrTooSlow nor past a deadline.
+		return failed(kindTimeout, "no answer in the time that other queries left")
 	}
-	return []chan struct{}{s.queries}
+	return nil
+}
+
+// slots are where a query needs a place, one after the other, and always in this order.
+func (s *server) slots(ctx context.Context) []chan struct{} {
+	var slots []chan struct{}
+	if sources.Retries(ctx) {
+		slots = append(slots, s.retrying)
+	}
+	if sources.Yields(ctx) {
+		slots = append(slots, s.yielding)
+	}
+	return append(slots, s.queries)
+}
+
+// begin is false if the rest of the Fetch is too short for the call: what is cut before
+// half of its time says little of the query, and costs the server as much.
+func (c *call) begin(ctx context.Context) bool {
+	end, ok := ctx.Deadline()
+	if c.turn == nil || !ok {
+		return true
+	}
+	left := time.Until(end)
+	// A Fetch may have no more time than a call, of which a little is always gone.
+	c.turn.late.Store(left < c.limit*9/10)
+	return left >= c.limit/2
 }
 
 // do makes the call and reads its answer, when there is a place in each of the slots.
@@ -86,20 +119,26 @@ func (s *Source) do(ctx context.Context, slots []chan struct{}, c *call, read fu
 	for i, slot := range slots {
 		if err := acquire(ctx, slot); err != nil {
 			release(slots[:i])
-			if c.begun != nil {
+			if c.turn != nil {
 				return notAsked()
 			}
 			return c.diagnose(ctx, err)
 		}
 	}
 	defer release(slots)
-	if c.begun != nil {
-		c.begun.Store(true)
+	if !c.begin(ctx) {
+		return notAsked()
+	}
+	if c.turn != nil {
+		c.turn.begun.Store(true)
 	}
 	c.server.enter()
 	defer c.server.leave()
 	began := time.Now()
 	f := c.run(ctx, read)
+	if f != nil && c.turn != nil && ctx.Err() != nil {
+		f = cmp.Or(c.turn.cut(), f)
+	}
 	s.counters.call(c.server.name, c.endpoint, time.Since(began), c.answer.total, f)
 	if f != nil {
 		klog.FromContext(ctx).V(2).Info("Call failed", "server", c.server.name, "endpoint", c.endpoint, "result", f.kind, "cause", f.text)

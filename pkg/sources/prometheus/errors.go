@@ -77,9 +77,10 @@ func tooSlow(format string, args ...any) *failure {
 	return f
 }
 
-// notAsked is the failure of a query for which there was no place until its Fetch was over.
+// notAsked is the failure of a query for which there was no place until its Fetch was over,
+// or too late to be answered by then.
 func notAsked() *failure {
-	f := failed(kindTimeout, "not asked: other queries took all the calls that may be in flight until the time was over")
+	f := failed(kindTimeout, "not asked in time: other queries took all the calls that may be in flight")
 	f.cause = sources.ErrNotAsked
 	return f
 }
@@ -106,7 +107,7 @@ func (c *call) diagnose(ctx context.Context, err error) *failure {
 	switch {
 	case errors.Is(context.Cause(ctx), errLimit) && !c.connected.Load():
 		// Whatever the query is: neither ErrTooSlow nor context.DeadlineExceeded.
-		f.kind, f.text, f.cause = kindTimeout, fmt.Sprintf("no connection within %v", c.limit), errLimit
+		f.kind, f.text, f.cause = kindTimeout, fmt.Sprintf("no connection within %v", c.limit), errors.Join(errLimit, sources.ErrAway)
 	case errors.Is(context.Cause(ctx), errLimit):
 		f = tooSlow("no answer within %v", c.limit)
 		f.cause = errors.Join(f.cause, err)
@@ -116,6 +117,9 @@ func (c *call) diagnose(ctx context.Context, err error) *failure {
 		f.kind, f.text = kindTimeout, "no answer in time"
 	default:
 		f.text = c.words(err)
+		if c.answer.from == nil {
+			f.cause = errors.Join(err, sources.ErrAway)
+		}
 	}
 	if _, ok := errors.AsType[*credentialsError](err); ok {
 		f.text = "credentials for sigv4: " + f.text

@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/tidegauge/tidegauge/pkg/sources"
@@ -106,14 +105,14 @@ func (s *Source) start(ctx context.Context, b *batch, name string, group []*Quer
 	for range min(len(group), asked.config.MaxCalls) {
 		go func() {
 			for q := range queue {
-				answers <- answered{q, s.ask(ctx, asked, q, at, b.begun[q.key])}
+				answers <- answered{q, s.ask(ctx, asked, q, at, b.turns[q.key])}
 			}
 		}()
 	}
 }
 
 // ask is the answer to one query.
-func (s *Source) ask(ctx context.Context, asked *server, q *Query, at time.Time, begun *atomic.Bool) sources.Result {
+func (s *Source) ask(ctx context.Context, asked *server, q *Query, at time.Time, its *turn) sources.Result {
 	c := asked.newCall(endpointQuery, url.Values{
 		"query": {q.promQL}, "time": {seconds(at)}, "timeout": {duration(asked.config.CallTimeout)},
 		// A sum over a part of the data is a wrong number. Thanos gives an error instead if
@@ -122,7 +121,7 @@ func (s *Source) ask(ctx context.Context, asked *server, q *Query, at time.Time,
 		// Prometheus passes over both, and says in its warnings what is missing.
 		"partial_response": {"false"}, "deny_partial_response": {"1"},
 	})
-	c.maxBytes, c.begun = maxAnswer, begun
+	c.maxBytes, c.turn = maxAnswer, its
 	var (
 		e       envelope
 		samples []sources.Sample
@@ -153,13 +152,13 @@ type batch struct {
 	// places are the indexes in results where the answer of a key goes, while it
 	// is awaited.
 	places map[string][]int
-	// begun says which keys have been asked. The map does not change.
-	begun map[string]*atomic.Bool
+	// turns are those of the keys. The map does not change.
+	turns map[string]*turn
 }
 
 // newBatch sorts the queries, and fails at once those of other sources.
 func newBatch(queries []sources.Query, results []sources.Result) *batch {
-	b := &batch{results: results, places: make(map[string][]int, len(queries)), begun: make(map[string]*atomic.Bool, len(queries))}
+	b := &batch{results: results, places: make(map[string][]int, len(queries)), turns: make(map[string]*turn, len(queries))}
 	for i, query := range queries {
 		q, ok := query.(*Query)
 		if !ok || q == nil {
@@ -168,7 +167,7 @@ func newBatch(queries []sources.Query, results []sources.Result) *batch {
 		}
 		if b.places[q.key] == nil {
 			b.unique = append(b.unique, q)
-			b.begun[q.key] = new(atomic.Bool)
+			b.turns[q.key] = new(turn)
 		}
 		b.places[q.key] = append(b.places[q.key], i)
 	}
@@ -201,12 +200,8 @@ func (s *Source) close(ctx context.Context, b *batch, answers <-chan answered) {
 			continue
 		}
 		asked, err := s.server(q.server)
-		switch {
-		case err != nil:
-		case !b.begun[q.key].Load():
-			err = asked.wrap(notAsked())
-		default:
-			err = asked.wrap(new(call).diagnose(ctx, ctx.Err()))
+		if err == nil {
+			err = asked.wrap(cmp.Or(b.turns[q.key].cut(), new(call).diagnose(ctx, ctx.Err())))
 		}
 		b.settle(answered{q, sources.Result{Err: err}})
 	}
