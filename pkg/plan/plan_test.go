@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -516,13 +517,12 @@ func TestLengthIsLimited(t *testing.T) {
 		names    []string
 		want     string
 	}{
-		"a selector": {selector: 32 << 10, names: []string{"a"}, want: "the metric selector has 32770 bytes, and may have 32768 at most"},
-		"a query of a selector": {
-			selector: 32<<10 - 5, names: []string{"a"}, want: "the query has 32779 bytes, and may have 32768 at most: select less",
-		},
-		"many names":     {names: numbered("a-pod-of-some-length-", 15_000)},
-		"too many names": {names: numbered("a-pod-of-some-length-", 25_000), want: "the query has 663902 bytes, and may have 524288 at most: ask for fewer objects at a time"},
-		"one name":       {names: []string{strings.Repeat("a", 40_000)}, want: "the query has 40013 bytes, and may have 32768 at most: select less"},
+		"a selector":          {selector: 8<<10 - 2, names: []string{"a"}},
+		"too long a selector": {selector: 8 << 10, names: []string{"a"}, want: "the metric selector has 8194 bytes, and may have 8192 at most"},
+		"many names":          {names: numbered("a-pod-of-some-length-", 15_000)},
+		"too many names":      {names: numbered("a-pod-of-some-length-", 50_000), want: "the names of the 50000 objects have 1288890 bytes, and may have 1048576 at most: ask for fewer objects at a time"},
+		"a name":              {names: []string{strings.Repeat("a", 1<<10)}},
+		"too long a name":     {names: []string{strings.Repeat("a", 1<<10+1)}, want: "the object's name has 1025 bytes, and may have 1024 at most"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
@@ -538,11 +538,61 @@ func TestLengthIsLimited(t *testing.T) {
 			if asked := b.engine.lastRead(); (asked == "") != (tc.want != "") {
 				t.Errorf("%d bytes are asked", len(asked))
 			}
-			if tc.want != "" && b.queries.bytes > maxSelecting {
+			if tc.want != "" && b.queries.bytes > maxSelector {
 				t.Errorf("%d bytes are kept", b.queries.bytes)
 			}
 		})
 	}
+}
+
+// What a reader names is a part of its request, which may be long for other reasons.
+func TestRequestsAreNotKept(t *testing.T) {
+	b := newBench(t)
+	const size, count = 1 << 20, 100
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for i := range count {
+		request := fmt.Sprintf("shop-%03d/pod-%03d/", i, i) + strings.Repeat("x", size)
+		s := b.subject(request[:8])
+		s.Share = false
+		if _, err := b.Read(t.Context(), s, []string{request[9:16]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.engine.lastRead()
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > count*size/10 {
+		t.Errorf("%d queries of requests of %d bytes keep %d bytes", count, size, grown)
+	}
+	if len(b.queries.byKey) != count {
+		t.Errorf("there are %d queries, want %d", len(b.queries.byKey), count)
+	}
+	runtime.KeepAlive(b)
+}
+
+func TestQueriesGoWithoutOthersComing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		s := b.subject("shop")
+		s.Share = false
+		for _, name := range []string{"a", "b"} {
+			if _, err := b.Read(t.Context(), s, []string{name}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		<-time.After(keepFor)
+		for range 3 {
+			if _, err := b.Read(t.Context(), s, []string{"a"}); err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(sweepEvery)
+		}
+		if n := len(b.queries.byKey); n != 1 {
+			t.Errorf("there are %d queries, want the one that is read", n)
+		}
+	})
 }
 
 func parse(t *testing.T, text string) labels.Selector {

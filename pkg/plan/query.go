@@ -26,13 +26,14 @@ const (
 	sweepEvery = time.Minute
 	// maxQueries and maxBytes, of the PromQL of all together, are how many are kept.
 	maxQueries = 20_000
-	maxBytes   = 64 << 20
+	maxBytes   = 16 << 20
 	// keptShare of them, in percent, are left when there were too many.
 	keptShare = 90
-	// maxSelecting and maxNaming are how many bytes of PromQL a reader may ask for: of one
-	// object or with a selector, and of many objects by their names.
-	maxSelecting = 32 << 10
-	maxNaming    = 512 << 10
+	// maxSelector is how many bytes a metric selector may have, maxName the name of an object
+	// that a reader asks for, and maxNaming the names of all that a selector of objects found.
+	maxSelector = 8 << 10
+	maxName     = 1 << 10
+	maxNaming   = 1 << 20
 	// maxShown is how many bytes of a query the log shows.
 	maxShown = 300
 	// maxNames is from how many bytes on a list of names is known by its hash.
@@ -60,7 +61,7 @@ type queries struct {
 	mu    sync.RWMutex
 	byKey map[queryKey]*query
 	bytes int
-	swept time.Duration
+	swept atomic.Int64
 	// servers are those that have been asked, by name. There are no more than the
 	// configuration has named.
 	servers map[string]*server
@@ -145,6 +146,7 @@ func (p *Planner) query(s subject, scope rules.Scope, names []string) *query {
 		q = p.queries.add(key, made, now)
 	}
 	q.use(now)
+	p.queries.sweep(now)
 	return q
 }
 
@@ -179,7 +181,7 @@ func (p *Planner) compose(s subject, key queryKey, names []string) *query {
 	q.bars.server = p.queries.server(s.Server)
 	q.wanted.Store(never)
 	q.planned.Store(never)
-	q.keyed = len(key.selector) + len(key.names)
+	q.keyed = len(key.selector) + len(key.names) + len(key.namespace)
 	ask := rules.Ask{
 		Series: s.Series, Selector: s.Selector, Resource: s.Resource,
 		Namespace: key.namespace, Scope: key.scope,
@@ -189,13 +191,10 @@ func (p *Planner) compose(s subject, key queryKey, names []string) *query {
 	} else if q.err = p.shareable(s, ask); q.err != nil {
 		return q
 	}
-	if q.question, q.err = s.Asker.Question(p.opts.Mapper, ask); q.err == nil {
-		q.err = checkLength(ask, len(q.question.PromQL))
+	if q.err = checkNames(ask.Names); q.err != nil {
+		return q
 	}
-	if q.err != nil {
-		// Of what is not asked only the reason is kept.
-		q.question = rules.Question{}
-	} else {
+	if q.question, q.err = s.Asker.Question(p.opts.Mapper, ask); q.err == nil {
 		q.ask = prometheus.NewQuery(s.Server, q.question.PromQL, q.question.Window)
 	}
 	if q.err == nil && key.scope == rules.Cluster && q.question.NamespaceLabel == "" {
@@ -205,20 +204,19 @@ func (p *Planner) compose(s subject, key queryKey, names []string) *query {
 	return q
 }
 
-// checkLength is why a question of that many bytes is not asked. Only what readers make
-// long is too long, and not what the rule's author wrote.
-func checkLength(ask rules.Ask, n int) error {
-	limit, cure := maxSelecting, "select less"
-	switch {
-	case len(ask.Names) > 1:
-		limit, cure = maxNaming, "ask for fewer objects at a time"
-	case len(ask.Names) == 0 && ask.Selector == nil:
-		return nil
+// checkNames is why objects of those names are not asked for.
+func checkNames(names []string) error {
+	if len(names) == 1 && len(names[0]) > maxName {
+		return fmt.Errorf("the object's name has %d bytes, and may have %d at most", len(names[0]), maxName)
 	}
-	if n <= limit {
-		return nil
+	all := 0
+	for _, name := range names {
+		all += len(name)
 	}
-	return fmt.Errorf("the query has %d bytes, and may have %d at most: %s", n, limit, cure)
+	if all > maxNaming {
+		return fmt.Errorf("the names of the %d objects have %d bytes, and may have %d at most: ask for fewer objects at a time", len(names), all, maxNaming)
+	}
+	return nil
 }
 
 func (p *Planner) shareable(s subject, ask rules.Ask) error {
@@ -259,12 +257,13 @@ func (all *queries) add(key queryKey, made *query, now time.Duration) *query {
 		before.generation.Store(made.generation.Load())
 		return before
 	}
-	all.sweep(now)
 	if len(all.byKey) >= maxQueries || all.bytes+made.size() > maxBytes {
 		all.evict(now)
 	}
 	made.used.Store(int64(now))
 	all.remove(key)
+	// A reader's words are parts of its request, which is not to live as long.
+	key.namespace, key.names = strings.Clone(key.namespace), strings.Clone(key.names)
 	all.byKey[key] = made
 	all.bytes += made.size()
 	return made
@@ -282,10 +281,12 @@ func (all *queries) remove(key queryKey) {
 
 // sweep forgets the queries that nobody reads, now and then.
 func (all *queries) sweep(now time.Duration) {
-	if now-all.swept < sweepEvery {
+	last := all.swept.Load()
+	if now-time.Duration(last) < sweepEvery || !all.swept.CompareAndSwap(last, int64(now)) {
 		return
 	}
-	all.swept = now
+	all.mu.Lock()
+	defer all.mu.Unlock()
 	for key, q := range all.byKey {
 		if now-time.Duration(q.used.Load()) > keepFor && !q.barred(now) {
 			all.remove(key)

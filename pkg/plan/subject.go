@@ -99,8 +99,8 @@ func (p *Planner) resolve(s Subject) (subject, error) {
 func resolve(s Subject) (subject, error) {
 	selector, text, err := canonical(s.Selector)
 	s.Selector = selector
-	if err == nil && len(text) > maxSelecting {
-		err = fmt.Errorf("the metric selector has %d bytes, and may have %d at most", len(text), maxSelecting)
+	if err == nil && len(text) > maxSelector {
+		err = fmt.Errorf("the metric selector has %d bytes, and may have %d at most", len(text), maxSelector)
 	}
 	return subject{s, subjectKey{s.Asker.Identity(), s.Series, s.Resource, text}}, err
 }
