@@ -18,8 +18,9 @@ import (
 
 const (
 	defaultRelist = 10 * time.Minute
-	// listTimeout is how long one listing may take.
-	listTimeout = time.Minute
+	// listTimeout is how long one listing may take. It is longer than what the source for
+	// Prometheus allows, which can tell a server that cannot be reached from a slow one.
+	listTimeout = 65 * time.Second
 	// listAtOnce is how many listings of one server may be under way. Servers do not
 	// wait for each other.
 	listAtOnce = 4
@@ -29,6 +30,8 @@ const (
 	// retrySpread is over how long the failed listings of a server are spread that
 	// answers again.
 	retrySpread = time.Second
+	// watchPause is how often is looked for what nobody tells of.
+	watchPause = time.Second
 	// spread is the part of Relist over which the listings of a round are spread.
 	spread = 10
 	// startup is how long the catalog is not ready for first listings that neither
@@ -77,25 +80,26 @@ type Discovery struct {
 	// running are closed when the listings of a query are over that Run has started; nil
 	// before Run.
 	running map[seriesQuery]chan struct{}
-	// slots bound the listings of each server.
-	slots map[string]chan struct{}
-	// mapped says that the mapper has learned the API's resources, mapErr why it did
-	// not the last time.
-	mapped bool
-	mapErr error
+	servers map[string]*server
+	// mapped says that the mapper has learned the API's resources, generation which ones,
+	// and mapErr why it did not the last time.
+	mapped     bool
+	generation uint64
+	mapErr     error
 	// started says that every query was tried once and the API's resources are known, or
 	// that startup has passed.
 	started bool
 	// reported says that OnTrouble was called since every query of the rules was tried.
 	reported bool
 	// lacking says since when the API server does not have a resource that a rule names.
-	lacking map[unmapped]time.Time
+	lacking map[lack]time.Time
 	// told are the overlaps of rules that were logged.
 	told map[string]bool
 }
 
-// unmapped is an override of a rule, which may have another ID in another file.
-type unmapped struct {
+// lack is an override of a rule whose resource the API server does not have. The rule may
+// have another ID in another file.
+type lack struct {
 	rule string
 	rules.Unmapped
 }
@@ -110,9 +114,10 @@ type listed struct {
 	// offset is its part of the spread of a round.
 	offset time.Duration
 	cancel context.CancelFunc
-	// again tells follow that the server answers others, so that a listing that failed is
-	// worth another attempt.
+	// again tells follow that a listing that failed is worth another attempt.
 	again chan struct{}
+	// asking says that it is listed now, or waits for its turn.
+	asking bool
 
 	inventory *inventory
 	// made are what the rules make of the inventory; a rule is absent until that is made.
@@ -126,6 +131,9 @@ type listed struct {
 	err      error
 	since    time.Time
 	success  time.Time
+	// outage has the listings that fail of the same, while this one does.
+	outage *outage
+	blame
 }
 
 // NewDiscovery asks nobody before Run. It has no rules before SetRules.
@@ -135,7 +143,7 @@ func NewDiscovery(c *Catalog, opts DiscoveryOptions) *Discovery {
 	return &Discovery{
 		catalog: c, opts: opts, onChange: func() {}, onTrouble: func() {}, wake: make(chan struct{}, 1),
 		log: klog.Background(), set: &rules.Set{}, queries: map[seriesQuery]*listed{},
-		slots: map[string]chan struct{}{}, told: map[string]bool{},
+		servers: map[string]*server{}, told: map[string]bool{},
 	}
 }
 
@@ -179,6 +187,7 @@ func (d *Discovery) SetRules(set *rules.Set, changed ...string) {
 	for _, l := range gone {
 		l.cancel()
 	}
+	d.forget(gone)
 	select {
 	case d.wake <- struct{}{}:
 	default: // It will look anyway.
@@ -212,16 +221,15 @@ func (d *Discovery) update(change func() bool) {
 func (d *Discovery) swap(change func() bool) (changed, trouble bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	set, queries, reported, done := d.set, d.queries, d.reported, false
+	set, queries, reported, lacking, told, done := d.set, d.queries, d.reported, d.lacking, d.told, false
 	defer func() {
 		if !done {
-			d.set, d.queries, d.reported = set, queries, reported
+			d.set, d.queries, d.reported, d.lacking, d.told = set, queries, reported, lacking, told
 		}
 	}()
 	trouble = change()
-	known := d.lacking
 	before, now := d.catalog.load().rules, d.snapshot()
-	trouble = trouble || !maps.Equal(d.lacking, known)
+	trouble = trouble || !maps.Equal(d.lacking, lacking)
 	if slices.Equal(now.customNames, before.customNames) {
 		now.customNames = before.customNames // Its readers may know it by its place.
 	}
@@ -244,6 +252,7 @@ func (d *Discovery) Run(ctx context.Context) error {
 	defer running.Wait()
 	running.Go(func() { d.refreshMapper(ctx) })
 	running.Go(func() { d.awaitStartup(ctx) })
+	running.Go(func() { every(ctx, watchPause, d.watchOutages) })
 	for {
 		d.mu.Lock()
 		for q, l := range d.queries {
@@ -296,8 +305,23 @@ func (d *Discovery) follow(ctx context.Context, l *listed) {
 	}
 }
 
+// every calls f after each pause until ctx is done.
+func every(ctx context.Context, pause time.Duration, f func()) {
+	ticker := time.NewTicker(pause)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			f()
+		}
+	}
+}
+
 // pause is the time until the next listing of l: to its place in the next round, or
-// less while nothing is known.
+// less while nothing is known. For one whose server could not be asked, watchOutages may
+// cut it short.
 func (d *Discovery) pause(l *listed, now time.Time) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -319,7 +343,7 @@ func untilRound(t time.Time, every time.Duration) time.Duration {
 
 // list lists one query and takes in what it finds.
 func (d *Discovery) list(ctx context.Context, l *listed) {
-	slot := d.slot(l.server)
+	slot := d.slot(l)
 	select {
 	case <-ctx.Done():
 		return
@@ -333,15 +357,12 @@ func (d *Discovery) list(ctx context.Context, l *listed) {
 	}
 }
 
-func (d *Discovery) slot(server string) chan struct{} {
+// slot bounds the listings of the server of l, which waits for it from now on.
+func (d *Discovery) slot(l *listed) chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	slot, ok := d.slots[server]
-	if !ok {
-		slot = make(chan struct{}, listAtOnce)
-		d.slots[server] = slot
-	}
-	return slot
+	l.asking = true
+	return d.server(l.server).slots
 }
 
 // ask lists one query.
@@ -371,38 +392,45 @@ func (d *Discovery) settle(l *listed, found *listing, err error, now time.Time) 
 	if d.queries[l.seriesQuery] != l {
 		return false // It was replaced while it was listed.
 	}
-	log := d.log.WithValues("rules", d.askers(l), "server", l.server, "seriesQuery", l.selector)
-	before := l.err
+	l.asking = false
+	select {
+	case <-l.again: // It was listed since.
+	default:
+	}
+	before, s := l.outage, d.server(l.server)
 	if err != nil {
-		l.failed++
-		l.failures++
-		alone := !d.failsWith(l, err)
-		l.err, l.ended = err, time.Now()
-		if before == nil {
-			l.since = now
-		}
-		if before != nil && before.Error() == err.Error() {
-			return false
-		}
-		if alone {
-			log.Error(err, "Listing series fails; more rules of the server that fail of this are not logged, but in the condition RulesDiscovered", "known", l.known())
-		} else {
-			log.V(2).Info("Listing series fails as for other rules of the server", "cause", err.Error(), "known", l.known())
-		}
-		return true
+		l.fail(err, now)
+		s.failed(l, before, now, blame{away: found.err == nil && isAway(err)})
+	} else {
+		l.succeed(found.finish(now, d.opts.MaxAge), now)
 	}
-	if before != nil && !d.failsWith(l, before) {
-		log.Info("Listing series succeeds again, for all rules of the server that failed of this", "failedFor", time.Since(l.since), "cause", before.Error())
+	s.regroup(l)
+	if err == nil {
+		s.answered(now)
 	}
+	d.tellListing(l, before)
+	return l.outage != before
+}
+
+// fail takes in that the listing that began now failed.
+func (l *listed) fail(err error, now time.Time) {
+	if l.err == nil {
+		l.since = now
+	}
+	l.failed++
+	l.failures++
+	l.err, l.ended = err, time.Now()
+}
+
+// succeed takes in what the listing that began now found.
+func (l *listed) succeed(known *inventory, now time.Time) {
 	l.succeeded++
 	l.failures, l.err, l.since, l.success = 0, nil, time.Time{}, now
-	known := found.finish(now, d.opts.MaxAge)
+	l.blame = blame{}
 	if !known.same(l.inventory) {
 		clear(l.made)
 	}
 	l.inventory = known
-	d.retry(l.server, now)
-	return before != nil
 }
 
 // known says in words what is known of a query that fails.
@@ -411,89 +439,6 @@ func (l *listed) known() string {
 		return "nothing is known of them yet"
 	}
 	return "the metrics that are known stay"
-}
-
-// failsWith says whether another query of the server fails for the same reason.
-func (d *Discovery) failsWith(l *listed, err error) bool {
-	for _, other := range d.queries {
-		if other != l && other.server == l.server && other.err != nil && other.err.Error() == err.Error() {
-			return true
-		}
-	}
-	return false
-}
-
-// retry starts the listings of the server that failed before it was asked what it has
-// answered.
-func (d *Discovery) retry(server string, asked time.Time) {
-	for _, l := range d.queries {
-		if l.server != server || l.err == nil || !l.ended.Before(asked) {
-			continue
-		}
-		select {
-		case l.again <- struct{}{}:
-		default: // It is told already.
-		}
-	}
-}
-
-// askers are the IDs of the rules that ask l.
-func (d *Discovery) askers(l *listed) []string {
-	var ids []string
-	for r := range allRules(d.set) {
-		if l.seriesQuery == (seriesQuery{r.Server, r.SeriesQuery}) {
-			ids = append(ids, r.ID)
-		}
-	}
-	return ids
-}
-
-// refreshMapper learns the API's resources, now and before every round.
-func (d *Discovery) refreshMapper(ctx context.Context) {
-	for ctx.Err() == nil {
-		d.learn(ctx)
-		wait := untilRound(time.Now(), d.opts.Relist)
-		d.mu.Lock()
-		if !d.mapped {
-			wait = min(wait, firstRetry)
-		}
-		d.mu.Unlock()
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
-	}
-}
-
-// learn refreshes the mapper, and makes anew what depends on it.
-func (d *Discovery) learn(ctx context.Context) {
-	limited, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
-	err := d.opts.Mapper.Refresh(limited)
-	if ctx.Err() != nil {
-		return
-	}
-	first := false
-	d.update(func() bool {
-		before := d.mapErr
-		d.mapErr = err
-		if err != nil {
-			if before == nil || before.Error() != err.Error() {
-				d.log.Error(err, "The resources of the Kubernetes API are not read; those that are known stay")
-			}
-			return false
-		}
-		first = !d.mapped
-		d.mapped = true
-		for _, l := range d.queries {
-			clear(l.made)
-		}
-		return false
-	})
-	if first {
-		// What a rule makes of a literal name depends on the resources, and shows in no list.
-		d.onChange()
-	}
 }
 
 // awaitStartup lets the catalog be ready however the first listings go.

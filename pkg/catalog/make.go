@@ -20,7 +20,8 @@ type made struct {
 	// metric, and gives an example.
 	contested int
 	example   string
-	// word is a series that is left out because its name is a word of PromQL, if there is one.
+	// word is a series that is left out because metricsQuery cannot have its name, if there is
+	// one.
 	word string
 	// unmapped are the overrides of the rule whose resources the API server does not have,
 	// and lost the metrics that those would make.
@@ -86,7 +87,7 @@ func customOf(r *rules.Compiled, m rules.Mapper, known *inventory) *made {
 
 // leaveOut notes a series of which there is no metric.
 func (m *made) leaveOut(r *rules.Compiled, series string) {
-	if r.LeavesOutWord(series) {
+	if r.LeavesOut(series) {
 		m.word = max(m.word, series)
 	}
 }
@@ -133,13 +134,14 @@ func choose[K comparable](out *made, metrics map[K]pick, key K, metric string, p
 func (d *Discovery) snapshot() *ruleSnapshot {
 	b := builder{
 		snapshot: &ruleSnapshot{
-			any:      d.any(),
-			mapper:   d.opts.Mapper,
-			custom:   map[CustomName]*ruleMetric{},
-			external: map[string]*RuleMetric{},
-			resource: d.set.Resource,
-			literals: map[string][]literal{},
-			lost:     map[string][]Unmapped{},
+			any:        d.any(),
+			mapper:     d.opts.Mapper,
+			generation: d.generation,
+			custom:     map[CustomName]*ruleMetric{},
+			external:   map[string]*RuleMetric{},
+			resource:   d.set.Resource,
+			literals:   map[string][]literal{},
+			lost:       map[string][]Unmapped{},
 		},
 		overlaps: map[[2]string]*overlap{},
 	}
@@ -166,7 +168,7 @@ func (d *Discovery) snapshot() *ruleSnapshot {
 		case !d.listedOrFailed():
 			s.unready = errNotListed
 		case !d.mapped:
-			s.unready = d.unmapped()
+			s.unready = d.notMapped()
 		default:
 			d.started = true
 		}
@@ -270,7 +272,7 @@ func (d *Discovery) tell(overlaps map[[2]string]*overlap) {
 		for r, m := range l.made {
 			if m.word != "" {
 				once(r.ID+" word", func() {
-					d.log.V(2).Info("Leaving out series whose names are words of PromQL, which metricsQuery cannot have in the place of .Series", "rule", r.ID, "example", m.word)
+					d.log.Info("Leaving out series whose names metricsQuery cannot have in the place of .Series: words of PromQL, or names that it takes only in quotes", "rule", r.ID, "example", m.word)
 				})
 			}
 			if m.contested == 0 {
@@ -325,7 +327,7 @@ func (d *Discovery) unlisted() error {
 		}
 		return err
 	case d.any() && !d.mapped:
-		return d.unmapped()
+		return d.notMapped()
 	}
 	return nil
 }
@@ -335,9 +337,9 @@ func (d *Discovery) any() bool {
 	return len(d.set.Custom)+len(d.set.External) > 0 || d.set.Resource != nil
 }
 
-// unmapped is the error while the API's resources are not known, by which every rule
+// notMapped is the error while the API's resources are not known, by which every rule
 // turns labels into objects and their namespaces.
-func (d *Discovery) unmapped() error {
+func (d *Discovery) notMapped() error {
 	if d.mapErr != nil {
 		return fmt.Errorf("%w: %w", rules.ErrNotReady, d.mapErr)
 	}

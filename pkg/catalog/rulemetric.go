@@ -59,8 +59,11 @@ func (c *Catalog) RulesReady() error { return c.load().rules.unlisted }
 // ruleSnapshot is what the rules make at one time. It is never changed.
 type ruleSnapshot struct {
 	// any says that there are rules.
-	any    bool
-	mapper rules.Mapper
+	any bool
+	// generation is that of the resources: what a rule makes of a literal name depends on
+	// them, and shows in no list.
+	mapper     rules.Mapper
+	generation uint64
 
 	custom        map[CustomName]*ruleMetric
 	customNames   []CustomName
@@ -126,7 +129,7 @@ func (s *ruleSnapshot) same(before *ruleSnapshot) bool {
 			return *a.ruleMetric == *b.ruleMetric && a.listed == b.listed && a.found == b.found
 		})
 	}
-	return s.resource == before.resource && s.any == before.any &&
+	return s.resource == before.resource && s.any == before.any && s.generation == before.generation &&
 		maps.EqualFunc(s.custom, before.custom, sameFound) &&
 		maps.EqualFunc(s.external, before.external, sameMetric) &&
 		maps.EqualFunc(s.literals, before.literals, sameLiterals)

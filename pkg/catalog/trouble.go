@@ -40,7 +40,7 @@ func (d *Discovery) Troubles() []RuleTrouble {
 	}
 	for r, u := range d.allUnmapped() {
 		troubles = append(troubles, RuleTrouble{
-			Rule: r.ID, Where: r.Where, Since: d.lacking[unmapped{r.ID, u}], Known: true, Err: errors.New(u.String()),
+			Rule: r.ID, Where: r.Where, Since: d.lacking[lack{r.ID, u}], Known: true, Err: errors.New(u.String()),
 		})
 	}
 	return troubles
@@ -67,14 +67,13 @@ func (d *Discovery) allUnmapped() iter.Seq2[*rules.Compiled, rules.Unmapped] {
 // noteUnmapped takes in which resources of rules the API server does not have, and logs
 // what has changed.
 func (d *Discovery) noteUnmapped() {
-	now := map[unmapped]time.Time{}
+	now := map[lack]time.Time{}
 	for r, u := range d.allUnmapped() {
-		key := unmapped{r.ID, u}
+		key := lack{r.ID, u}
 		since, known := d.lacking[key]
 		if !known {
 			since = time.Now()
-			d.log.Info("A rule names a resource that the API server does not have, and makes no metrics of it (correct resources.overrides, or create the CRD)",
-				"rule", r.ID, "where", r.Where, "label", u.Label, "resource", u.Resource)
+			d.log.Info("A rule makes no metrics of a resource that it names", "rule", r.ID, "where", r.Where, "cause", u.String())
 		}
 		now[key] = since
 	}

@@ -128,8 +128,8 @@ func (a at) externalRule(r Rule) *Compiled {
 // rule compiles what is the same for all rules. The result has no query if that is broken.
 func (a at) rule(r Rule) (*Compiled, *resourceLabels) {
 	c := &Compiled{
-		words: newMemo[string, bool](maxRemembered),
-		ID:    a.path, Where: a.where(),
+		cannot: newMemo[string, bool](maxRemembered),
+		ID:     a.path, Where: a.where(),
 		Server: cmp.Or(r.Server, defaultServer), Interval: cmp.Or(r.Interval, defaultInterval), MaxAge: r.MaxAge,
 		ZeroForNoData: r.NoData == "zero", Share: r.ShareQueries == nil || *r.ShareQueries,
 	}
@@ -144,7 +144,11 @@ func (a at) rule(r Rule) (*Compiled, *resourceLabels) {
 	if c.query = a.field("metricsQuery").query(r.MetricsQuery, labels); c.query == nil {
 		return c, labels
 	}
-	if _, ok := c.LiteralMetric(); c.Literal != "" && !ok {
+	switch _, ok := c.LiteralMetric(); {
+	case c.Literal == "" || ok:
+	case c.LeavesOut(c.Literal):
+		a.warn("makes no metric: metricsQuery cannot have %s, the only series of seriesQuery, in the place of .Series (write {\"<<.Series>>\",<<.LabelMatchers>>} for a name with other characters than letters, digits, _ and :)", c.Literal)
+	default:
 		a.warn("makes no metric: its seriesFilters and name leave out %s, the only series of seriesQuery", c.Literal)
 	}
 	return c, labels

@@ -27,13 +27,21 @@ const (
 	anExternal = "externalRules:\n- seriesQuery: x\n  "
 )
 
-func TestWordsOfPromQLAreNoSeries(t *testing.T) {
+// A series makes a metric if metricsQuery asks for it with its name in the place of .Series.
+func TestNamesThatAQueryCannotHave(t *testing.T) {
 	for _, tc := range []struct {
 		query string
 		names map[string]bool
 	}{
 		{"sum(<<.Series>>{<<.LabelMatchers>>}) by (<<.GroupBy>>)", map[string]bool{"inf": false, "nan": false, "Inf": false, "up": true, "some_series": true, "rate": true}},
-		{`sum({__name__="<<.Series>>",<<.LabelMatchers>>}) by (<<.GroupBy>>)`, map[string]bool{"inf": true, "nan": true, "up": true}},
+		{"rate(<<.Series>>[2m])", map[string]bool{"http.requests": false, "http-requests": false, "größe": false, "a:b": true}},
+		{"sum(<<.Series>>{<<.LabelMatchers>>}) by (<<.GroupBy>>)", map[string]bool{"http-requests": false, "sum(up) or up": false, "up{} or up": false}},
+		{`sum({__name__="<<.Series>>",<<.LabelMatchers>>}) by (<<.GroupBy>>)`, map[string]bool{
+			"inf": true, "nan": true, "up": true, "http.requests": true, "größe": true, `a"b`: false, `a\b`: false, "a\nb": false, "": false, "\xff": false,
+			`a",b="c`: false, `x"} or {"y`: false, strings.Repeat("ä", 200): false,
+		}},
+		{`sum({"<<.Series>>",<<.LabelMatchers>>}) by (<<.GroupBy>>) / count({'<<.Series>>'})`, map[string]bool{"inf": true, "http.requests": true, "a b": true, "it's": false}},
+		{`sum({__name__=~"<<.Series>>_.*",<<.LabelMatchers>>})`, map[string]bool{"up": true, "http.requests": true}},
 	} {
 		set, err := File{Rules: []Rule{{SeriesQuery: `{app="a"}`, Resources: Resources{Template: "<<.Resource>>"}, MetricsQuery: tc.query}}}.Compile(nil)
 		if err != nil {
@@ -225,6 +233,7 @@ func TestCompileWarns(t *testing.T) {
 			"externalRules[0].metricsQuery: gives no valid PromQL: 1:3: parse error: unexpected \",\" in label matching, expected identifier or \"}\": x{,a=\"b\"} (without a namespace and a metric selector .LabelMatchers is empty: write it last",
 		},
 		{"no metric", with("seriesQuery: x", aTemplate, aQuery, `seriesFilters: [{isNot: "^x$"}]`), "rules[0]: makes no metric: its seriesFilters and name leave out x"},
+		{"a name that the query cannot have", with(`seriesQuery: '{"x-y"}'`, aTemplate, aQuery), "rules[0]: makes no metric: metricsQuery cannot have x-y, the only series of seriesQuery, in the place of .Series (write {\"<<.Series>>\",<<.LabelMatchers>>}"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			set := mustCompile(t, test.text)

@@ -3,9 +3,15 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql/parser"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -27,8 +33,8 @@ type Compiled struct {
 	// may be several.
 	Literal string
 
-	// words remembers which names of series cannot stand where metricsQuery has them.
-	words *memo[string, bool]
+	// cannot remembers which names of series cannot stand where metricsQuery has them.
+	cannot *memo[string, bool]
 
 	naming   naming
 	query    *query
@@ -85,51 +91,85 @@ func (c *Compiled) Identity() string { return c.identity }
 
 // MetricName is what the metric of a series is called; false if the rule's filters
 // leave the series out, or if it could not be asked: a name that is empty or no
-// part of a URL, and a series whose name PromQL takes only in quotes, if metricsQuery
-// uses it. The name may share the memory of series.
+// part of a URL, and a series whose name cannot stand where metricsQuery has it. The name
+// may share the memory of series.
 func (c *Compiled) MetricName(series string) (string, bool) {
-	if c.query.template.uses.series && (!validSeriesName(series) || c.isWord(series)) {
+	if c.cannotHave(series) {
 		return "", false
 	}
 	return c.naming.metric(series)
 }
 
-// LeavesOutWord says whether MetricName leaves the series out because its name is a word
-// or a number of PromQL, such as inf, that cannot stand where metricsQuery has it.
-func (c *Compiled) LeavesOutWord(series string) bool {
-	return c.query.template.uses.series && validSeriesName(series) && c.isWord(series)
-}
-
-// maxWord is how long words of PromQL may be, with some to spare: count_values has 12 bytes.
-const maxWord = 24
-
-// isWord says whether the series' name is a word or a number of PromQL that cannot stand
-// where metricsQuery has it, such as inf: with it the query cannot be parsed, and with
-// another name it can.
-func (c *Compiled) isWord(series string) bool {
-	if len(series) > maxWord || c.words == nil {
+// LeavesOut says whether MetricName leaves a series out that the rule's filters keep,
+// because its name cannot stand where metricsQuery has it: a word or a number of PromQL,
+// such as inf, or a name that PromQL takes only in quotes where there are none.
+func (c *Compiled) LeavesOut(series string) bool {
+	if !c.cannotHave(series) {
 		return false
 	}
-	is, ok := c.words.get(series)
-	if !ok {
-		is = !c.parses(series) && c.parses("some_series")
-		c.words.put(strings.Clone(series), is)
-	}
-	return is
+	_, ok := c.naming.metric(series)
+	return ok
 }
 
-// parses says whether metricsQuery with that series is PromQL for an example.
-func (c *Compiled) parses(series string) bool {
+const (
+	// maxWord is how long words of PromQL may be, with some to spare: count_values has 12
+	// bytes.
+	maxWord = 24
+	// maxQuoted is how long a name may be that PromQL takes only in quotes.
+	maxQuoted = 256
+	// someSeries is a name that is no word.
+	someSeries = "some_series"
+)
+
+// cannotHave says whether the series' name cannot stand where metricsQuery has it.
+func (c *Compiled) cannotHave(series string) bool {
+	plain := validSeriesName(series)
+	switch {
+	case !c.query.template.uses.series || plain && (len(series) > maxWord || c.cannot == nil):
+		return false
+	case !plain && (len(series) > maxQuoted || !isQuotable(series)):
+		return true
+	}
+	cannot, ok := c.cannot.get(series)
+	if !ok {
+		usual, parses := c.names(someSeries)
+		names, stands := c.names(series)
+		if cannot = parses && (!stands || !slices.Equal(names, usual)); !plain {
+			cannot = cannot || !parses
+		}
+		c.cannot.put(strings.Clone(series), cannot)
+	}
+	return cannot
+}
+
+// isQuotable says whether a name between quotes of any kind is itself.
+func isQuotable(name string) bool {
+	return name != "" && utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool {
+		return !unicode.IsPrint(r) || strings.ContainsRune("\"'`\\{}", r)
+	})
+}
+
+// names are whether each selector of metricsQuery is of that series, for an example; false
+// if that is no PromQL.
+func (c *Compiled) names(series string) (of []bool, ok bool) {
 	args := &queryArgs{
 		Series: series, LabelMatchers: `some_label="a"`, LabelValuesByName: map[string]string{"some_label": "a"},
 		GroupBy: "some_label", GroupBySlice: []string{"some_label"},
 	}
 	text, err := c.query.template.render(args)
 	if err != nil {
-		return false
+		return nil, false
 	}
-	_, err = promQL.ParseExpr(text)
-	return err == nil
+	expr, err := promQL.ParseExpr(text)
+	if err != nil {
+		return nil, false
+	}
+	for _, matchers := range parser.ExtractSelectors(expr) {
+		of = append(of, slices.ContainsFunc(matchers, func(m *labels.Matcher) bool {
+			return m.Name == model.MetricNameLabel && m.Value == series
+		}))
+	}
+	return of, true
 }
 
 // LiteralMetric is the metric of a rule whose series have one name; false for other
@@ -189,7 +229,7 @@ type Unmapped struct {
 }
 
 func (u Unmapped) String() string {
-	return fmt.Sprintf("resources.overrides has the label %q name %q, which the API server does not have", u.Label, u.Resource)
+	return fmt.Sprintf("resources.overrides has the label %q name %q, which the API server does not have (correct it, or create the CRD)", u.Label, u.Resource)
 }
 
 // Question is the PromQL for an Ask. Its error says what cannot be expressed.
