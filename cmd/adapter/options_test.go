@@ -97,7 +97,7 @@ func TestPrometheusFlags(t *testing.T) {
 		},
 		"headers are split at the first =": {
 			[]string{
-				"--prometheus-header=X-Scope-OrgID=a=b", "--prometheus-header=x-empty=", "--prometheus-header=X-Two=1", "--prometheus-header=x-two=2,3",
+				"--prometheus-header=X-Scope-OrgID=a=b", "--prometheus-header=x-empty", "--prometheus-header=X-Two=1", "--prometheus-header=x-two=2,3",
 				"--prometheus-header=Authorization=Bearer secret",
 			},
 			server(func(s *prometheus.Server) {
@@ -242,7 +242,7 @@ func TestBadFlags(t *testing.T) {
 		{[]string{"--prometheus-url=http://me:secret@"}, "--prometheus-url: "},
 		{[]string{"--prometheus-verb=PUT"}, `--prometheus-verb: "PUT" is neither GET nor POST`},
 		{[]string{"--prometheus-verb=get"}, `--prometheus-verb: "get" is neither GET nor POST`},
-		{[]string{"--prometheus-header=Authorization: secret"}, "--prometheus-header: a header has no =: write name=value, or name= for an empty value"},
+		{[]string{"--prometheus-header=Authorization: secret"}, "--prometheus-header: a header has no =, and is no name: write name=value"},
 		{[]string{"--prometheus-header==secret"}, `--prometheus-header: "" is no name of a header`},
 		{[]string{"--prometheus-header=A B=secret"}, `--prometheus-header: "A B" is no name of a header`},
 		{[]string{"--prometheus-header=A=secret\nB: c"}, "--prometheus-header: the value of A has a line break"},

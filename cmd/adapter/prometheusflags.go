@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 
 	promconfig "github.com/prometheus/common/config"
@@ -200,16 +201,20 @@ func (f *prometheusFlags) checkFiles() config.FaultsError {
 	return faults
 }
 
-// checkHeaders says which headers have no value. What they have may be a secret, as in
-// "Authorization: Bearer ...".
+// checkHeaders says whether a header has no value and is no name either: what it has may be
+// a secret, as in "Authorization: Bearer ...". A name alone is an empty value, as with
+// prometheus-adapter.
 func (f *prometheusFlags) checkHeaders() config.FaultsError {
 	for _, h := range f.headers {
-		if !strings.Contains(h, "=") {
-			return config.FaultsError{{Path: "--" + flagHeader, Text: "a header has no =: write name=value, or name= for an empty value"}}
+		if !strings.Contains(h, "=") && !headerName.MatchString(h) {
+			return config.FaultsError{{Path: "--" + flagHeader, Text: "a header has no =, and is no name: write name=value"}}
 		}
 	}
 	return nil
 }
+
+// headerName is a token (https://www.rfc-editor.org/rfc/rfc9110#name-field-names).
+var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 
 // headerValues are the headers, split at the first =. Several values of one header are
 // one, with commas, which means the same (https://www.rfc-editor.org/rfc/rfc9110#name-field-lines-and-combined-fi).

@@ -186,10 +186,11 @@ func troubles(rules []catalog.RuleTrouble) error {
 	}
 	texts := make([]string, len(causes))
 	for i, c := range causes {
-		texts[i] = fmt.Sprintf("%s: %s since %s", namesOf(of[c]), c.text, firstOf(of[c]).UTC().Format(time.RFC3339))
+		texts[i] = fmt.Sprintf("%s: %s (since %s", namesOf(of[c]), c.text, firstOf(of[c]).UTC().Format(time.RFC3339))
 		if !c.known {
 			texts[i] += "; nothing is known of them yet"
 		}
+		texts[i] += ")"
 	}
 	return errors.New(strings.Join(texts, "; "))
 }

@@ -82,20 +82,20 @@ func TestTroublesOfOneCauseAreToldTogether(t *testing.T) {
 		want  string
 	}{
 		"none": {nil, "<nil>"},
-		"one":  {[]catalog.RuleTrouble{trouble("rules[0]", "main", "refused", true, 0)}, "rules[0] (line 5): refused since 2026-01-02T03:04:05Z"},
+		"one":  {[]catalog.RuleTrouble{trouble("rules[0]", "main", "refused", true, 0)}, "rules[0] (line 5): refused (since 2026-01-02T03:04:05Z)"},
 		"one cause": {
 			[]catalog.RuleTrouble{trouble("rules[0]", "main", "refused", true, time.Second), trouble("rules[2]", "main", "refused", true, 0), trouble("externalRules[0]", "main", "refused", true, time.Minute)},
-			"rules[0], rules[2], externalRules[0]: refused since 2026-01-02T03:04:05Z",
+			"rules[0], rules[2], externalRules[0]: refused (since 2026-01-02T03:04:05Z)",
 		},
 		"other causes and servers": {
 			[]catalog.RuleTrouble{trouble("rules[0]", "main", "refused", true, 0), trouble("rules[1]", "other", "refused", true, 0), trouble("rules[2]", "main", "slow", true, 0)},
-			"rules[0] (line 5): refused since 2026-01-02T03:04:05Z; rules[1] (line 5): refused since 2026-01-02T03:04:05Z; rules[2] (line 5): slow since 2026-01-02T03:04:05Z",
+			"rules[0] (line 5): refused (since 2026-01-02T03:04:05Z); rules[1] (line 5): refused (since 2026-01-02T03:04:05Z); rules[2] (line 5): slow (since 2026-01-02T03:04:05Z)",
 		},
 		"nothing known": {
 			[]catalog.RuleTrouble{trouble("rules[0]", "main", "refused", false, 0), trouble("rules[1]", "main", "refused", false, 0)},
-			"rules[0], rules[1]: refused since 2026-01-02T03:04:05Z; nothing is known of them yet",
+			"rules[0], rules[1]: refused (since 2026-01-02T03:04:05Z; nothing is known of them yet)",
 		},
-		"many": {many, "rules[0], rules[1], rules[2], rules[3], rules[4], rules[5], rules[6], rules[7], rules[8], rules[9] and 2 more: refused since 2026-01-02T03:04:05Z"},
+		"many": {many, "rules[0], rules[1], rules[2], rules[3], rules[4], rules[5], rules[6], rules[7], rules[8], rules[9] and 2 more: refused (since 2026-01-02T03:04:05Z)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := fmt.Sprint(troubles(tc.rules)); got != tc.want {
