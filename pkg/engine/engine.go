@@ -118,7 +118,7 @@ type Options struct {
 	// 1,000,000 by default.
 	MaxUnpinnedSamples int
 	// MaxUnpinnedBytes is how long the keys of such queries are together, in the same way;
-	// 16 MiB by default.
+	// 8 MiB by default.
 	MaxUnpinnedBytes int
 	// Backoff says when queries that failed are asked again.
 	Backoff Backoff
@@ -175,7 +175,7 @@ func (o Options) withDefaults() Options {
 		o.MaxUnpinnedSamples = 1_000_000
 	}
 	if o.MaxUnpinnedBytes <= 0 {
-		o.MaxUnpinnedBytes = 16 << 20
+		o.MaxUnpinnedBytes = 8 << 20
 	}
 	if o.OnChange == nil {
 		o.OnChange = func(string, string) {}

@@ -82,10 +82,10 @@ func TestNewReadsAreRefusedWhileAllOthersAreAsked(t *testing.T) {
 		for range 2 {
 			_, err := e.Read(t.Context(), request("q"))
 			busy, ok := errors.AsType[*engine.BusyError](err)
-			if !ok || *busy != (engine.BusyError{Source: "b", Queries: 3, MaxQueries: 3, MaxSamples: 1_000_000, Bytes: 15, MaxBytes: 16 << 20}) || errors.Unwrap(err) != nil {
+			if !ok || *busy != (engine.BusyError{Source: "b", Queries: 3, MaxQueries: 3, MaxSamples: 1_000_000, Bytes: 15, MaxBytes: 8 << 20}) || errors.Unwrap(err) != nil {
 				t.Errorf("Read = %v", err)
 			}
-			want := "source b is asked too many different queries that no HPA names: 3 of at most 3, with 0 samples of at most 1000000 and 15 bytes of at most 16777216; " +
+			want := "source b is asked too many different queries that no HPA names: 3 of at most 3, with 0 samples of at most 1000000 and 15 bytes of at most 8388608; " +
 				"ask for fewer metrics, objects and selectors at a time, or again later"
 			if err.Error() != want {
 				t.Errorf("the error is %q, want %q", err, want)

@@ -101,8 +101,6 @@ func (p *Planner) Update(demands []Demand) []engine.Request {
 		requests = append(requests, p.announced(wanted, decided)...)
 	}
 	p.plan.Store(next)
-	p.queries.mu.Lock()
-	defer p.queries.mu.Unlock()
 	p.queries.sweep(p.now())
 	return requests
 }

@@ -556,8 +556,12 @@ func TestRequestsAreNotKept(t *testing.T) {
 		request := fmt.Sprintf("shop-%03d/pod-%03d/", i, i) + strings.Repeat("x", size)
 		s := b.subject(request[:8])
 		s.Share = false
-		if _, err := b.Read(t.Context(), s, []string{request[9:16]}); err != nil {
-			t.Fatal(err)
+		b.engine.answers["exact "+s.Namespace+"/"+request[9:16]+"{}"] = engine.Answer{
+			Fetched: time.Now(), Samples: []sources.Sample{{Labels: map[string]string{"object": strings.Clone(request[9:16])}}},
+		}
+		r, err := b.Read(t.Context(), s, []string{request[9:16]})
+		if err != nil || len(r.Samples) != 1 {
+			t.Fatal(r, err)
 		}
 	}
 	b.engine.lastRead()
@@ -591,6 +595,11 @@ func TestQueriesGoWithoutOthersComing(t *testing.T) {
 		}
 		if n := len(b.queries.byKey); n != 1 {
 			t.Errorf("there are %d queries, want the one that is read", n)
+		}
+		<-time.After(keepFor)
+		b.Update(nil)
+		if n := len(b.queries.byKey); n != 0 {
+			t.Errorf("there are %d queries, want none", n)
 		}
 	})
 }

@@ -26,7 +26,7 @@ const (
 	sweepEvery = time.Minute
 	// maxQueries and maxBytes, of the PromQL of all together, are how many are kept.
 	maxQueries = 20_000
-	maxBytes   = 16 << 20
+	maxBytes   = 8 << 20
 	// keptShare of them, in percent, are left when there were too many.
 	keptShare = 90
 	// maxSelector is how many bytes a metric selector may have, maxName the name of an object
@@ -365,6 +365,7 @@ func (q *query) index(answer engine.Answer, namespace string) map[types.Namespac
 	if i := q.indexed.Load(); i.is(answer) {
 		return i.objects
 	}
+	namespace = strings.Clone(namespace) // It is a part of the request, which is not to live as long.
 	objects := make(map[types.NamespacedName][]sources.Sample, len(answer.Samples))
 	for i, s := range answer.Samples {
 		key := types.NamespacedName{Namespace: namespace}

@@ -41,7 +41,8 @@ func TestNamesThatAQueryCannotHave(t *testing.T) {
 			`a",b="c`: false, `x"} or {"y`: false, strings.Repeat("ä", 200): false,
 		}},
 		{`sum({"<<.Series>>",<<.LabelMatchers>>}) by (<<.GroupBy>>) / count({'<<.Series>>'})`, map[string]bool{"inf": true, "http.requests": true, "a b": true, "it's": false}},
-		{`sum({__name__=~"<<.Series>>_.*",<<.LabelMatchers>>})`, map[string]bool{"up": true, "http.requests": true}},
+		{`sum({__name__=~"<<.Series>>_.*",<<.LabelMatchers>>})`, map[string]bool{"up": true, "http.requests": false}},
+		{`sum({__name__=~"<<.Series>>",<<.LabelMatchers>>})`, map[string]bool{"up": true, "http.requests": false}},
 	} {
 		set, err := File{Rules: []Rule{{SeriesQuery: `{app="a"}`, Resources: Resources{Template: "<<.Resource>>"}, MetricsQuery: tc.query}}}.Compile(nil)
 		if err != nil {
@@ -51,6 +52,11 @@ func TestNamesThatAQueryCannotHave(t *testing.T) {
 			for range 2 { // The second time it is remembered.
 				if _, got := set.Custom[0].MetricName(name); got != want {
 					t.Errorf("%s with %s: got %v, want %v", tc.query, name, got, want)
+				}
+				// What is listed can be read, and nothing else.
+				ask := Ask{Series: name, Resource: pods, Namespace: "shop", Names: []string{"a"}}
+				if _, err := set.Custom[0].Question(cluster, ask); (err == nil) != want {
+					t.Errorf("%s with %s: the question is %v, want one: %v", tc.query, name, err, want)
 				}
 			}
 		}

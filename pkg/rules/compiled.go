@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -149,8 +150,18 @@ func isQuotable(name string) bool {
 	})
 }
 
+// checkSeries refuses a series that MetricName leaves out for its name, unless that is plain:
+// then the query cannot be parsed, which says more.
+func (c *Compiled) checkSeries(series string) error {
+	if validSeriesName(series) || !c.cannotHave(series) {
+		return nil
+	}
+	return fmt.Errorf("the series name %q cannot be written as <<.Series>>: PromQL takes letters, digits, _ and : without quotes, and others between quotes only", series)
+}
+
 // names are whether each selector of metricsQuery is of that series, for an example; false
-// if that is no PromQL.
+// if that is no PromQL, or if the name is part of something else, such as a regular
+// expression in which its characters have a meaning.
 func (c *Compiled) names(series string) (of []bool, ok bool) {
 	args := &queryArgs{
 		Series: series, LabelMatchers: `some_label="a"`, LabelValuesByName: map[string]string{"some_label": "a"},
@@ -165,9 +176,15 @@ func (c *Compiled) names(series string) (of []bool, ok bool) {
 		return nil, false
 	}
 	for _, matchers := range parser.ExtractSelectors(expr) {
-		of = append(of, slices.ContainsFunc(matchers, func(m *labels.Matcher) bool {
-			return m.Name == model.MetricNameLabel && m.Value == series
-		}))
+		is := false
+		for _, m := range matchers {
+			exact := m.Name == model.MetricNameLabel && m.Type == labels.MatchEqual && m.Value == series
+			if !exact && !validSeriesName(series) && strings.Contains(m.Value, series) {
+				return nil, false
+			}
+			is = is || exact
+		}
+		of = append(of, is)
 	}
 	return of, true
 }
@@ -234,7 +251,10 @@ func (u Unmapped) String() string {
 
 // Question is the PromQL for an Ask. Its error says what cannot be expressed.
 func (c *Compiled) Question(m Mapper, a Ask) (Question, error) {
-	q, err := c.query.question(m, a)
+	q, err := Question{}, c.checkSeries(a.Series)
+	if err == nil {
+		q, err = c.query.question(m, a)
+	}
 	if err != nil {
 		return Question{}, fmt.Errorf("%s: %w", c.ID, err)
 	}
@@ -248,7 +268,7 @@ func (c *Compiled) Question(m Mapper, a Ask) (Question, error) {
 // A query in the wider scope may be rejected by the server where the exact one is not, as
 // when two series of another object match where one has to.
 func (c *Compiled) Shareable(m Mapper, a Ask) error {
-	if err := c.query.shareable(m, a); err != nil {
+	if err := cmp.Or(c.checkSeries(a.Series), c.query.shareable(m, a)); err != nil {
 		return fmt.Errorf("%s: %w", c.ID, err)
 	}
 	return nil

@@ -159,8 +159,6 @@ func (q *query) question(m Mapper, a Ask) (Question, error) {
 // check refuses what nobody should ask.
 func (q *query) check(a Ask) error {
 	switch {
-	case q.template.uses.series && !validSeriesName(a.Series):
-		return fmt.Errorf("the series name %q cannot be written as <<.Series>>: PromQL takes letters, digits, _ and : without quotes", a.Series)
 	case q.external && a.Scope != Named:
 		return errors.New("an external metric is of no objects")
 	case q.external:
