@@ -49,8 +49,11 @@ func newHalfHung(t *testing.T) *Source {
 // be in flight, and others that it answers well. Once each of those that hang was asked, the
 // others are answered as if they were alone, whichever of the two HPAs name.
 func TestHungQueriesLeaveRoomForOthers(t *testing.T) {
-	for _, hung := range []int{40, 200} {
+	for _, hung := range []int{40, 120} {
 		for _, pinned := range []string{"", "hung", "well", "hung well"} {
+			if pinned == "" && hung > 40 {
+				continue // Readers have half of the calls among themselves, and it takes longer.
+			}
 			t.Run(fmt.Sprintf("%d hung, pinned are %q", hung, pinned), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) { leaveRoom(t, hung, pinned) })
 			})
