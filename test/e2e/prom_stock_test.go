@@ -336,12 +336,17 @@ func (s *stockBed) testReadyWithoutPrometheus() {
 		s.t.Fatal(err)
 	}
 	client := s.client(s.adapter.Config(s.Config()))
-	for range 10 {
-		err := client.Get().AbsPath(pathV1beta2 + s.of("services", "checkout", "sessions")).Do(s.t.Context()).Error()
+	read := func(ctx context.Context) error {
+		err := client.Get().AbsPath(pathV1beta2 + s.of("services", "checkout", "sessions")).Do(ctx).Error()
 		if err == nil {
 			s.t.Fatal("there is a value, and no Prometheus")
 		}
-		if err := isError(err, http.StatusServiceUnavailable, "sessions", "TSDB not ready"); err != nil {
+		return isError(err, http.StatusServiceUnavailable, "sessions", "TSDB not ready")
+	}
+	// It knows nobody before it has read whose certificates count.
+	s.eventually("an error that says why", read)
+	for range 10 {
+		if err := read(s.t.Context()); err != nil {
 			s.t.Fatal(err)
 		}
 	}
