@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"hash/fnv"
 	"time"
 
 	"github.com/tidegauge/tidegauge/pkg/sources"
@@ -22,6 +23,9 @@ const (
 	fewUnpinnedInFlight = 2
 	// firstPause is how long a backend rests that throttles for the first time.
 	firstPause = time.Second
+	// spread is the time over which a source's backends are spread that have queries of
+	// one interval.
+	spread = 4 * time.Second
 )
 
 // backend is one of those that a source asks. It belongs to the feed's mutex, and
@@ -39,8 +43,36 @@ type backend struct {
 	// have no more Fetches now. The end of each Fetch puts them back.
 	waiting  []*entry
 	throttle throttle
+	circuit  circuit
+	// schedule is when its queries are due.
+	schedule schedule
 	// awaySince is when the first of the Fetches since the last sign of life was over.
 	awaySince time.Time
+}
+
+// backendStates are what the states of a backend are called.
+var backendStates = [...]string{closed: "closed", throttled: "throttled", open: "open", halfOpen: "half_open"}
+
+// Places of backendStates.
+const (
+	closed = iota
+	throttled
+	open
+	halfOpen
+)
+
+// state is the place in backendStates of what b is in now.
+func (b *backend) state(now time.Time) int {
+	switch {
+	case b.circuit.open && b.circuit.probing:
+		return halfOpen
+	case b.circuit.open:
+		return open
+	case b.throttle.until.After(now):
+		return throttled
+	default:
+		return closed
+	}
 }
 
 // mayFetch says whether b may have one Fetch more, of pinned queries or of others, of a
@@ -60,21 +92,24 @@ func (b *backend) mayFetch(pinned bool, ofSource int) bool {
 
 // heed notes whether b is away: a Fetch was over now and there was nobody. That a query
 // was not asked, or too slow, says nothing of it.
-func (b *backend) heed(results []sources.Result, now time.Time) {
-	away := false
-	for _, r := range results {
-		switch {
-		case errors.Is(r.Err, sources.ErrAway):
-			away = true
-		case errors.Is(r.Err, sources.ErrNotAsked), errors.Is(r.Err, sources.ErrTooSlow):
-		default:
-			b.awaySince = time.Time{}
-			return
-		}
-	}
-	if away && b.awaySince.IsZero() {
+func (b *backend) heed(s sign, now time.Time) {
+	switch {
+	case s == somebody:
+		b.awaySince = time.Time{}
+	case s == nobody && b.awaySince.IsZero():
 		b.awaySince = now
 	}
+}
+
+// phaseOf is by how much later the backend of that name is asked than those of other
+// names. All of a backend's queries are asked together, so that they share calls.
+func phaseOf(name string) time.Duration {
+	if name == "" {
+		return 0
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name))
+	return time.Duration(h.Sum32()) % spread
 }
 
 // throttle is the pause of a backend that asks for fewer calls.

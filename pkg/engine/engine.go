@@ -45,11 +45,19 @@ type Request struct {
 
 // Answer is what a backend said, and when it was asked.
 type Answer struct {
-	// Samples are empty exactly when the backend answered without a value.
+	// Samples are empty exactly when the backend answered without a value. They are never
+	// changed, and neither is the slice used again: see Is.
 	Samples []sources.Sample
 	// Fetched is when the Fetch began that gave the answer. The backend answered then
 	// or later, so the answer is no older than that.
 	Fetched time.Time
+}
+
+// Is says whether a and o are one answer to one query, so that what was made of one of
+// them holds for the other. It takes no longer for many samples.
+func (a Answer) Is(o Answer) bool {
+	return a.Fetched.Equal(o.Fetched) && len(a.Samples) == len(o.Samples) &&
+		(len(a.Samples) == 0 || &a.Samples[0] == &o.Samples[0])
 }
 
 // State is what the engine knows of a query without asking anybody.
@@ -66,9 +74,9 @@ type State struct {
 	Since time.Time
 	// InDemand says whether the query is being refreshed.
 	InDemand bool
-	// Due is when the query is asked next if it is in demand. It is in the past
-	// while the query is being asked, or waits because its backend is being asked too
-	// much already.
+	// Due is when the query is asked next if it is in demand; or, while its backend is
+	// away, when somebody looks again whether it is. It is in the past while the query is
+	// being asked, or waits because its backend is being asked too much already.
 	Due time.Time
 }
 

@@ -590,3 +590,35 @@ func TestAnswersStayHonestUnderLoad(t *testing.T) {
 		users.Wait()
 	})
 }
+
+func TestAnswerIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		e := start(t, b, engine.Options{})
+		read := func() engine.Answer {
+			a, _ := e.Read(t.Context(), request("q"))
+			return a
+		}
+		first := read()
+		if !first.Is(first) || !first.Is(read()) || first.Is(engine.Answer{}) {
+			t.Error("what is read twice is not one answer")
+		}
+		b.answers(failure(errors.New("503")))
+		b.sleepUntil(20 * time.Second)
+		if !first.Is(read()) {
+			t.Error("the last good answer is another one while the backend fails")
+		}
+		b.answers(value(1))
+		b.sleepUntil(40 * time.Second)
+		if first.Is(read()) {
+			t.Error("an equal answer of another time is the same one")
+		}
+		b.answers(failure(sources.ErrNoData))
+		b.sleepUntil(time.Minute)
+		none := read()
+		b.sleepUntil(90 * time.Second)
+		if none.Is(first) || none.Is(read()) || !none.Is(none) {
+			t.Error("answers without data are one")
+		}
+	})
+}

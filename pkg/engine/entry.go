@@ -22,6 +22,8 @@ var (
 type entry struct {
 	query sources.Query
 	key   string
+	// stripe is where reads of the query are counted.
+	stripe uint32
 
 	state atomic.Pointer[state]
 	// lastRead is when the entry was last read, as nanoseconds of the feed's epoch.
@@ -45,6 +47,12 @@ type entry struct {
 	// spread is not 0 if the entry was not asked when it was due last: it says with which
 	// others of those it is asked next.
 	spread int
+	// waits says that the entry is due and not asked, because its backend is away or asked
+	// for fewer calls, or may have no more Fetches.
+	waits bool
+	// probed is the last of the feed's probes that the entry was part of; 0 if there was
+	// none.
+	probed uint64
 	// idle entries are not in demand. They are not asked, and forgotten when due.
 	idle bool
 	// told says that OnChange has heard of the answer's being too old.

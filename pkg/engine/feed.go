@@ -51,6 +51,11 @@ type feed struct {
 	backends map[string]*backend
 	inFlight int
 	room     room
+	// circuits has the backends that are probed, and probes counts those there were.
+	circuits map[*backend]bool
+	probes   uint64
+	// made counts the entries that there were.
+	made uint32
 }
 
 // pin is a query that is in demand because an HPA names it.
@@ -70,6 +75,7 @@ func newFeed(name string, phase time.Duration, opts Options, m *metrics) *feed {
 		kick:     make(chan struct{}, 1),
 		pins:     map[string]*entry{},
 		backends: map[string]*backend{},
+		circuits: map[*backend]bool{},
 	}
 	f.timeout.Store(int64(opts.FetchTimeout))
 	return f
@@ -89,7 +95,7 @@ func (f *feed) read(ctx context.Context, req Request) (Answer, error) {
 	now := time.Now()
 	f.mark(e, req, now)
 	answer, err := s.read(f.name, req.MaxAge, now)
-	f.metrics.read(s, err)
+	f.metrics.read(e, s, err, now)
 	return answer, err
 }
 
@@ -134,8 +140,9 @@ func (f *feed) await(ctx context.Context, req Request) (Answer, error) {
 			// What was waited for is forgotten, and has to be asked anew.
 			continue
 		}
-		answer, err := s.read(f.name, req.MaxAge, time.Now())
-		f.metrics.waited(err)
+		now := time.Now()
+		answer, err := s.read(f.name, req.MaxAge, now)
+		f.metrics.waited(e, answer, err, now)
 		return answer, err
 	}
 }
@@ -183,14 +190,15 @@ func (f *feed) pin(pins map[string]pin) {
 	}
 	now := time.Now()
 	for key, p := range pins {
+		if e := f.pins[key]; e != nil && *e.pinned == p.terms {
+			continue
+		}
 		e := f.entry(p.query)
-		same := e.pinned != nil && *e.pinned == p.terms
-		f.setPinned(e, &p.terms)
+		f.setPinned(e, new(p.terms))
 		f.pins[key] = e
-		switch {
-		case e.idle:
+		if e.idle {
 			f.revive(e, p.terms, now)
-		case !same:
+		} else {
 			// A changed definition counts at once; readers that need shorter terms say
 			// so with their next read.
 			e.asked.Store(nil)
@@ -227,6 +235,7 @@ func (f *feed) startOver(backends []string) {
 			// Fetches that are under way, and a pause, are those of the old backend.
 			b.forgotten, b.waiting = true, nil
 			delete(f.backends, name)
+			delete(f.circuits, b)
 		}
 	}
 	now := time.Now()
@@ -249,7 +258,7 @@ func (f *feed) renew(e *entry, now time.Time) {
 	e.backend.entries++
 	f.replace(e, cold())
 	e.succeed()
-	e.told = false
+	e.told, e.waits = false, false
 	f.revive(e, e.terms, now)
 }
 
@@ -289,7 +298,8 @@ func (f *feed) entry(q sources.Query) *entry {
 	if e := f.lookup(key); e != nil {
 		return e
 	}
-	e := &entry{query: q, key: key, backend: f.backend(q.Backend()), idle: true, place: -1}
+	f.made++
+	e := &entry{query: q, key: key, stripe: f.made, backend: f.backend(q.Backend()), idle: true, place: -1}
 	e.backend.entries++
 	e.state.Store(cold())
 	f.hold(e, 1)
@@ -306,21 +316,27 @@ func (f *feed) forget(e *entry) {
 	b.entries--
 	if b.entries == 0 && !b.forgotten {
 		delete(f.backends, b.name)
+		delete(f.circuits, b)
 	}
 }
 
 // remove drops an entry wherever it is.
 func (f *feed) remove(e *entry) {
+	f.dequeue(e)
+	f.forget(e)
+}
+
+// dequeue takes an entry out of the queue, if it is there.
+func (f *feed) dequeue(e *entry) {
 	if e.place >= 0 {
 		heap.Remove(&f.queue, e.place)
 	}
-	f.forget(e)
 }
 
 func (f *feed) backend(name string) *backend {
 	b, ok := f.backends[name]
 	if !ok {
-		b = &backend{name: name}
+		b = &backend{name: name, schedule: f.schedule.later(phaseOf(name))}
 		f.backends[name] = b
 	}
 	return b
@@ -340,7 +356,7 @@ func (f *feed) rest(e *entry, now time.Time) {
 	s.pending = make(chan struct{})
 	e.state.Store(&s)
 	e.asked.Store(nil)
-	e.idle, e.failures, e.told = true, 0, false
+	e.idle, e.failures, e.told, e.waits = true, 0, false, false
 	f.enqueue(e, now.Add(f.span(e.terms)))
 	f.room.none = false
 }
@@ -361,7 +377,7 @@ func (f *feed) hasten(e *entry, now time.Time) {
 		return
 	}
 	due := e.due
-	if next := f.schedule.refresh(now, e.terms.interval); e.failures == 0 && next.Before(due) {
+	if next := e.backend.schedule.refresh(now, e.terms.interval); e.failures == 0 && next.Before(due) {
 		due = next
 	}
 	f.enqueue(e, due)

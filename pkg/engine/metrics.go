@@ -27,6 +27,15 @@ var (
 		"Queries in demand that were asked and have no answer young enough to serve.", []string{"source"}, nil)
 	ageDesc = prometheus.NewDesc("tidegauge_answer_age_seconds",
 		"Age of the oldest last answer of a query in demand.", []string{"source"}, nil)
+	servedAgeDesc = prometheus.NewDesc("tidegauge_served_age_seconds",
+		"Age of the values that reads were given, counted from when the source was asked.", []string{"source"}, nil)
+	waitingDesc = prometheus.NewDesc("tidegauge_queries_waiting",
+		"Queries in demand that are due and not being asked, because their backend is away, has asked for fewer calls or has enough batches in flight.", []string{"source"}, nil)
+	inFlightDesc = prometheus.NewDesc("tidegauge_fetches_in_flight",
+		"Batches that a source is being asked.", []string{"source"}, nil)
+	backendsDesc = prometheus.NewDesc("tidegauge_backends",
+		"Backends of a source that have queries, by state: closed (asked as usual), throttled (it has asked for fewer calls), "+
+			"open (nobody is there, and its queries wait), half_open (a few of them are being asked whether it is back).", []string{"source", "state"}, nil)
 )
 
 func newMetrics() *metrics {
@@ -67,6 +76,8 @@ func newMetrics() *metrics {
 
 // feedMetrics are the metrics of one source, looked up once.
 type feedMetrics struct {
+	served served
+
 	ok, partial, failed, throttled           prometheus.Counter
 	duration, batch                          prometheus.Observer
 	fresh, lastGood, waitedFor, noData, none prometheus.Counter
@@ -93,25 +104,29 @@ func (m *metrics) of(source string) feedMetrics {
 	}
 }
 
-// read counts a read from memory.
-func (m *feedMetrics) read(s *state, err error) {
+// read counts a read of e from memory.
+func (m *feedMetrics) read(e *entry, s *state, err error, now time.Time) {
 	switch {
 	case err != nil:
 		m.unanswered(err).Inc()
 	case s.err != nil:
 		m.lastGood.Inc()
+		m.served.of(e).observe(now.Sub(s.answer.Fetched))
 	default:
-		m.fresh.Inc()
+		// It is counted where the age is.
+		m.served.of(e).observe(now.Sub(s.answer.Fetched))
+		m.served.of(e).fresh.Add(1)
 	}
 }
 
-// waited counts a read that waited for the first fetch.
-func (m *feedMetrics) waited(err error) {
+// waited counts a read of e that waited for the first fetch.
+func (m *feedMetrics) waited(e *entry, answer Answer, err error, now time.Time) {
 	if err != nil {
 		m.unanswered(err).Inc()
 		return
 	}
 	m.waitedFor.Inc()
+	m.served.of(e).observe(now.Sub(answer.Fetched))
 }
 
 func (m *feedMetrics) unanswered(err error) prometheus.Counter {
@@ -160,10 +175,17 @@ func (e *Engine) Describe(ch chan<- *prometheus.Desc) {
 	ch <- inDemandDesc
 	ch <- staleDesc
 	ch <- ageDesc
+	ch <- servedAgeDesc
+	ch <- waitingDesc
+	ch <- inFlightDesc
+	ch <- backendsDesc
 }
 
 // Collect is for the registry. It looks at every query.
 func (e *Engine) Collect(ch chan<- prometheus.Metric) {
+	for _, f := range e.feeds {
+		f.metrics.fresh.Add(float64(f.metrics.served.takeFresh()))
+	}
 	for _, c := range e.metrics.collectors() {
 		c.Collect(ch)
 	}
@@ -175,6 +197,12 @@ func (e *Engine) Collect(ch chan<- prometheus.Metric) {
 		gauge(inDemandDesc, float64(s.inDemand))
 		gauge(staleDesc, float64(s.stale))
 		gauge(ageDesc, s.oldest.Seconds())
+		gauge(waitingDesc, float64(s.waiting))
+		gauge(inFlightDesc, float64(s.inFlight))
+		for i, state := range backendStates {
+			ch <- prometheus.MustNewConstMetric(backendsDesc, prometheus.GaugeValue, float64(s.backends[i]), name, state)
+		}
+		ch <- f.metrics.served.histogram(name)
 	}
 }
 
@@ -184,20 +212,27 @@ func (m *metrics) collectors() []prometheus.Collector {
 
 // survey is the sum over a source's queries.
 type survey struct {
-	inDemand, stale int
-	oldest          time.Duration
+	inDemand, stale, waiting, inFlight int
+	oldest                             time.Duration
+	backends                           [len(backendStates)]int
 }
 
 func (f *feed) survey(now time.Time) survey {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var sum survey
+	sum := survey{inFlight: f.inFlight}
+	for _, b := range f.backends {
+		sum.backends[b.state(now)]++
+	}
 	for _, v := range f.entries.Range {
 		e, _ := v.(*entry)
 		if !f.inDemand(e, now) {
 			continue
 		}
 		sum.inDemand++
+		if e.waits {
+			sum.waiting++
+		}
 		s := e.state.Load()
 		if s.pending == nil && !s.serves(now, e.terms.maxAge) {
 			sum.stale++

@@ -28,6 +28,7 @@ func (f *feed) run(ctx context.Context) {
 		for _, e := range r.tooOld {
 			f.opts.OnChange(f.name, e.key)
 		}
+		f.report(ctx, news{changes: r.changes})
 		for l, batch := range r.batches {
 			fetches.Go(func() { f.fetch(ctx, l, batch) })
 		}
@@ -49,6 +50,8 @@ type round struct {
 	batches map[lane][]*entry
 	// tooOld are entries whose answer has just become too old to serve.
 	tooOld []*entry
+	// changes are what became of queries that are not asked because their backend is away.
+	changes []change
 	// next is when the next round is; zero if there is nothing to wait for but a kick.
 	next time.Time
 }
@@ -64,6 +67,8 @@ type lane struct {
 	// spread is that of the entries: those that were not asked, because of slow ones, are
 	// apart from each other, so that each Fetch has few that are slow.
 	spread int
+	// probe says that the batch is to find out whether the backend is back.
+	probe bool
 }
 
 // take removes from the queue what is to be done now.
@@ -71,10 +76,11 @@ func (f *feed) take(now time.Time) round {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r := round{batches: map[lane][]*entry{}}
+	r.next = f.probe(&r, now)
 	if len(f.queue) > 0 && !f.queue[0].wake.After(now) {
 		f.collect(&r, now)
 	}
-	if len(f.queue) > 0 {
+	if len(f.queue) > 0 && (r.next.IsZero() || f.queue[0].wake.Before(r.next)) {
 		r.next = f.queue[0].wake
 	}
 	return r
@@ -95,7 +101,10 @@ func (f *feed) collect(r *round, now time.Time) {
 			f.forget(e)
 		case e.state.Load().pending == nil && !f.inDemand(e, now):
 			f.rest(e, now)
+		case e.backend.circuit.open:
+			f.shelve(r, e, now)
 		case e.backend.throttle.until.After(horizon):
+			e.waits = true
 			f.enqueue(e, e.backend.throttle.until)
 		default:
 			f.assign(r, e)
@@ -106,14 +115,16 @@ func (f *feed) collect(r *round, now time.Time) {
 // assign puts e into a batch, or lets it wait until its backend may have one more.
 func (f *feed) assign(r *round, e *entry) {
 	b := e.backend
-	l := lane{b, e.standing(), e.pinned != nil, e.spread}
+	l := lane{backend: b, standing: e.standing(), pinned: e.pinned != nil, spread: e.spread}
 	if r.batches[l] == nil {
 		if !b.mayFetch(l.pinned, f.inFlight) {
 			b.waiting = append(b.waiting, e)
+			e.waits = true
 			return
 		}
 		f.count(l, 1)
 	}
+	e.waits = false
 	r.batches[l] = append(r.batches[l], e)
 }
 
@@ -207,9 +218,18 @@ func (f *feed) putBack(l lane, batch []*entry, now time.Time) {
 	if l.backend.forgotten {
 		return
 	}
+	if l.probe {
+		l.backend.circuit.probing = false
+	}
 	for _, e := range batch {
 		f.enqueue(e, now)
 	}
+}
+
+// news are what a Fetch, or the want of one, has changed.
+type news struct {
+	changes []change
+	circuit turned
 }
 
 // change is a state that another one has followed.
@@ -220,18 +240,17 @@ type change struct {
 
 // settle takes in the results of a batch, which the backend was asked for at one time
 // and gave now, wakes who waits for them, and gives back what has changed.
-func (f *feed) settle(l lane, batch []*entry, results []sources.Result, asked, now time.Time) []change {
+func (f *feed) settle(l lane, batch []*entry, results []sources.Result, asked, now time.Time) news {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.release(l)
 	if l.backend.forgotten {
-		return nil
+		return news{}
 	}
 	l.backend.throttle.heed(results, f.opts.Backoff.Max, now)
-	l.backend.heed(results, now)
+	said := news{circuit: f.heed(l, results, asked, now)}
 	// One jitter for the batch, so that what failed together is retried together.
 	jitter := newJitter()
-	var changes []change
 	notAsked := 0
 	for i, e := range batch {
 		was := e.state.Load()
@@ -239,7 +258,7 @@ func (f *feed) settle(l lane, batch []*entry, results []sources.Result, asked, n
 		f.replace(e, is)
 		serves := is.serves(now, e.terms.maxAge)
 		if is.differs(was) || serves && e.told {
-			changes = append(changes, change{e, was, is})
+			said.changes = append(said.changes, change{e, was, is})
 		}
 		e.told = e.told && !serves
 		if now.Sub(e.reviewed) >= f.opts.DemandFor {
@@ -252,7 +271,7 @@ func (f *feed) settle(l lane, batch []*entry, results []sources.Result, asked, n
 		}
 	}
 	f.trim(f.opts.room())
-	return changes
+	return said
 }
 
 // nextDue counts the failures of e, whose fetch ended with err, and says when to ask it
@@ -262,20 +281,26 @@ func (f *feed) nextDue(e *entry, err error, j jitter, now time.Time) time.Time {
 	case err == nil:
 		e.succeed()
 		// It may have been asked up to gather early, and is not asked again for that.
-		return f.schedule.refresh(now.Add(gather), e.terms.interval)
+		return e.backend.schedule.refresh(now.Add(gather), e.terms.interval)
 	case errors.Is(err, sources.ErrNotAsked):
 		return now
 	case isThrottling(err):
+		e.waits = true
 		return e.backend.throttle.until
+	case e.backend.circuit.open:
+		e.fail(err)
+		e.waits = true
+		return e.backend.circuit.wakes(now)
 	default:
 		e.fail(err)
-		return f.schedule.retry(now, e.terms, e.failures, err, j)
+		return e.backend.schedule.retry(now, e.terms, e.failures, err, j)
 	}
 }
 
 // report logs which queries began or ceased to fail, or fail for another reason than
-// before, and tells OnChange of all that changed.
-func (f *feed) report(ctx context.Context, changes []change) {
+// before, and whether their backend is away, and tells OnChange of all that changed.
+func (f *feed) report(ctx context.Context, n news) {
+	changes := n.changes
 	var failed, other, recovered []change
 	for _, c := range changes {
 		switch {
@@ -288,6 +313,12 @@ func (f *feed) report(ctx context.Context, changes []change) {
 		}
 	}
 	log := klog.FromContext(ctx).WithValues("source", f.name)
+	if n.circuit.opened != nil {
+		log.Error(n.circuit.opened, "Nobody is there: queries wait, and a few are asked from time to time", "backend", shorten(n.circuit.backend))
+	}
+	if n.circuit.closed > 0 {
+		log.Info("Somebody is there again", "backend", shorten(n.circuit.backend), "awayFor", n.circuit.closed)
+	}
 	// Queries that fail with the same words share a line, so that a backend that is
 	// down is not as many lines as it has queries.
 	for _, g := range byError(failed) {

@@ -18,6 +18,12 @@ type schedule struct {
 	backoff Backoff
 }
 
+// later is the schedule of a backend that is asked so much later than others.
+func (s schedule) later(d time.Duration) schedule {
+	s.phase += d
+	return s
+}
+
 // refresh is when a query that was answered is due after t: at the next multiple of
 // its interval, so that queries with equal intervals share a Fetch.
 func (s schedule) refresh(t time.Time, interval time.Duration) time.Time {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 )
@@ -49,6 +50,26 @@ func TestRetryComesWithinHalfOfMaxAge(t *testing.T) {
 		due := s.retry(failed, terms{interval: 2 * time.Second, maxAge: tc.maxAge}, 10, errors.New("503"), 1)
 		if got := due.Sub(failed); got > tc.want+retryGrid || got < tc.want {
 			t.Errorf("maxAge %v: asked again after %v, want %v", tc.maxAge, got, tc.want)
+		}
+	}
+}
+
+// Backends of a source are asked at different times, and each at the same time for
+// intervals that fit into each other.
+func TestBackendsAreSpread(t *testing.T) {
+	midnight := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
+	perSecond := map[time.Duration]int{}
+	for i := range 1000 {
+		s := schedule{}.later(phaseOf(fmt.Sprintf("server-%d", i)))
+		minute := s.refresh(midnight, time.Minute)
+		perSecond[minute.Sub(midnight).Truncate(time.Second)]++
+		if quarter := s.refresh(minute.Add(-time.Millisecond), 15*time.Second); !quarter.Equal(minute) {
+			t.Errorf("backend %d is asked at %v and at %v", i, minute, quarter)
+		}
+	}
+	for at := time.Duration(0); at < spread; at += time.Second {
+		if n := perSecond[at]; n < 150 || n > 350 {
+			t.Errorf("%d of 1,000 backends are asked in the second from %v", n, at)
 		}
 	}
 }

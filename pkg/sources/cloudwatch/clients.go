@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go/logging"
 	"k8s.io/klog/v2"
+
+	"github.com/tidegauge/tidegauge/pkg/sources"
 )
 
 // api is what the source calls of CloudWatch.
@@ -67,6 +70,7 @@ type client struct {
 	credentials aws.CredentialsProvider
 	// slots hold one entry for each call in flight.
 	slots chan struct{}
+	pace  *sources.Pace
 	used  time.Time
 }
 
@@ -180,7 +184,7 @@ func (c *clients) get(k clientKey) (*client, error) {
 		return cl, nil
 	}
 	maps.DeleteFunc(c.byKey, func(_ clientKey, cl *client) bool { return now.Sub(cl.used) > clientIdle })
-	cl := &client{key: k, credentials: c.credentials(k), slots: make(chan struct{}, c.config.MaxCalls), used: now}
+	cl := &client{key: k, credentials: c.credentials(k), slots: make(chan struct{}, c.config.MaxCalls), pace: c.pace(k), used: now}
 	own := c.base.Copy()
 	own.Region = k.region
 	own.Credentials = cl.credentials
@@ -208,6 +212,24 @@ func (c *clients) credentials(k clientKey) aws.CredentialsProvider {
 		o.Duration = roleDuration
 	})
 	return aws.NewCredentialsCache(provider, setExpiryWindow)
+}
+
+// account is the one that the client's calls count for: that of the role, or else empty.
+func (k clientKey) account() string {
+	if parts := strings.Split(k.role, ":"); len(parts) > 4 {
+		return parts[4]
+	}
+	return ""
+}
+
+// pace is shared by all clients of a region and account, as their quota is.
+func (c *clients) pace(k clientKey) *sources.Pace {
+	for other, cl := range c.byKey {
+		if other.region == k.region && other.account() == k.account() {
+			return cl.pace
+		}
+	}
+	return sources.NewPace(c.config.MaxCallsPerSecond)
 }
 
 // acquire waits until the client may make one more call.

@@ -23,9 +23,15 @@ type Config struct {
 	// how long one call for credentials may take.
 	CallTimeout time.Duration `yaml:"callTimeout"`
 	// MaxCalls is how many GetMetricData calls may be in flight for one region and
-	// role. An account and region may make 50 in a second
-	// (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/cloudwatch_limits.html).
+	// role.
 	MaxCalls int `yaml:"maxCalls"`
+	// MaxCallsPerSecond is how many GetMetricData calls may be made in a second in one
+	// region of one account, which the role names. An account and region may make 50,
+	// whoever makes them, and more if AWS is asked for it
+	// (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/cloudwatch_limits.html).
+	// The pages of an answer are calls too; second attempts of calls that failed are not
+	// counted.
+	MaxCallsPerSecond int `yaml:"maxCallsPerSecond"`
 	// Settle is how long after the end of a period its data may still arrive. Values
 	// that late data changes are read only of periods that ended that long ago: sums,
 	// counts and what a search or Metrics Insights finds. Below a minute periods are
@@ -37,10 +43,11 @@ type Config struct {
 // DefaultConfig is the Config that holds where nothing is said.
 func DefaultConfig() Config {
 	return Config{
-		RoleSessionName: "tidegauge",
-		CallTimeout:     8 * time.Second,
-		MaxCalls:        8,
-		Settle:          2 * time.Minute,
+		RoleSessionName:   "tidegauge",
+		CallTimeout:       8 * time.Second,
+		MaxCalls:          8,
+		MaxCallsPerSecond: 25,
+		Settle:            2 * time.Minute,
 	}
 }
 
@@ -63,6 +70,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("callTimeout: %v is not between 1s and 1m", c.CallTimeout)
 	case c.MaxCalls < 1 || c.MaxCalls > 50:
 		return fmt.Errorf("maxCalls: %d is not between 1 and 50", c.MaxCalls)
+	case c.MaxCallsPerSecond < 1 || c.MaxCallsPerSecond > 500:
+		return fmt.Errorf("maxCallsPerSecond: %d is not between 1 and 500", c.MaxCallsPerSecond)
 	case c.Settle < 0 || c.Settle > 15*time.Minute:
 		return fmt.Errorf("settle: %v is not between 0s and 15m", c.Settle)
 	}

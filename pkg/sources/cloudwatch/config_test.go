@@ -21,6 +21,8 @@ func TestConfigValidate(t *testing.T) {
 		{func(c *Config) { c.CallTimeout = time.Hour }, "callTimeout: 1h0m0s"},
 		{func(c *Config) { c.MaxCalls = 0 }, "maxCalls: 0"},
 		{func(c *Config) { c.MaxCalls = 51 }, "maxCalls: 51"},
+		{func(c *Config) { c.MaxCallsPerSecond = 0 }, "maxCallsPerSecond: 0"},
+		{func(c *Config) { c.MaxCallsPerSecond = 501 }, "maxCallsPerSecond: 501"},
 		{func(c *Config) { c.Settle = -time.Second }, "settle: -1s"},
 		{func(c *Config) { c.Settle = 16 * time.Minute }, "settle: 16m0s"},
 	} {

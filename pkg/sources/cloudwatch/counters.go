@@ -11,6 +11,7 @@ import (
 type counters struct {
 	calls   *prometheus.CounterVec
 	metrics *prometheus.CounterVec
+	dollars *prometheus.CounterVec
 	queries *prometheus.HistogramVec
 
 	mu sync.Mutex
@@ -23,7 +24,16 @@ const (
 	maxRegions = 64
 	// otherRegion stands for the regions without counts of their own.
 	otherRegion = "other"
+
+	// price is what AWS charges for one metric that GetMetricData requests, in US dollars:
+	// $0.01 for 1,000 (https://aws.amazon.com/cloudwatch/pricing/).
+	price = 0.01 / 1000
 )
+
+// Dollars is what asking the query costs, in US dollars, without the metrics that its
+// searches find and its Metrics Insights queries look at, of which only AWS knows the
+// number.
+func (q *Query) Dollars() float64 { return float64(q.metrics()) * price }
 
 // newCounters counts for the default region from the start, and for others once
 // AWS has answered there.
@@ -37,6 +47,10 @@ func newCounters(region string) *counters {
 		metrics: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tidegauge_cloudwatch_metrics_requested_total",
 			Help: "Metrics requested by GetMetricData calls, which is what AWS bills, without those that searches find.",
+		}, []string{"region"}),
+		dollars: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tidegauge_cloudwatch_dollars_total",
+			Help: "US dollars that GetMetricData calls cost, at $0.01 for 1,000 metrics requested: at most, as AWS may not bill calls that fail, and without what searches and Metrics Insights queries find.",
 		}, []string{"region"}),
 		queries: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "tidegauge_cloudwatch_call_queries",
@@ -55,6 +69,7 @@ func (c *counters) call(a attempt, err error) {
 	region := c.region(a.key.region, err)
 	c.calls.WithLabelValues(region, result).Inc()
 	c.metrics.WithLabelValues(region).Add(float64(a.metrics()))
+	c.dollars.WithLabelValues(region).Add(float64(a.metrics()) * price)
 	c.queries.WithLabelValues(region).Observe(float64(a.load.queries))
 }
 
@@ -78,6 +93,7 @@ func (c *counters) region(name string, err error) string {
 func (s *Source) Describe(ch chan<- *prometheus.Desc) {
 	s.counters.calls.Describe(ch)
 	s.counters.metrics.Describe(ch)
+	s.counters.dollars.Describe(ch)
 	s.counters.queries.Describe(ch)
 }
 
@@ -85,5 +101,6 @@ func (s *Source) Describe(ch chan<- *prometheus.Desc) {
 func (s *Source) Collect(ch chan<- prometheus.Metric) {
 	s.counters.calls.Collect(ch)
 	s.counters.metrics.Collect(ch)
+	s.counters.dollars.Collect(ch)
 	s.counters.queries.Collect(ch)
 }

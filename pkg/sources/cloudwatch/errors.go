@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http/httptrace"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
@@ -111,6 +113,46 @@ func newCallError(k clientKey, err error) error {
 	return e
 }
 
+// notAsked is the failure of queries for which there was no turn until their Fetch was over.
+func notAsked(k clientKey) error {
+	return &callError{
+		text:   fmt.Sprintf("%s: not asked in time: other queries took all the calls that may be made", k),
+		causes: []error{sources.ErrNotAsked},
+	}
+}
+
+// unanswered is the failure of a call to which nobody said anything.
+type unanswered struct{ error }
+
+func (e unanswered) Unwrap() []error { return []error{e.error, sources.ErrAway} }
+
+// trace is what is seen of a call on its way.
+type trace struct {
+	// connected says that there was a connection, and heard that something came back.
+	connected, heard atomic.Bool
+}
+
+func (t *trace) follow(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn:              func(httptrace.GotConnInfo) { t.connected.Store(true) },
+		GotFirstResponseByte: func() { t.heard.Store(true) },
+	})
+}
+
+// diagnose wraps the failure of a call if nobody was there. Whole says that the call had
+// all of its time.
+func (t *trace) diagnose(err error, whole bool) error {
+	_, unsent := errors.AsType[*smithyhttp.RequestSendError](err)
+	nobody := unsent && !t.heard.Load()
+	if isTimeout(err) {
+		nobody = whole && !t.connected.Load()
+	}
+	if nobody && !errors.Is(err, context.Canceled) {
+		return unanswered{err}
+	}
+	return err
+}
+
 // words is what failed, without what differs from call to call.
 func words(err error) string {
 	if op := innermost(err); op != nil && credentialsFailed(err) {
@@ -178,6 +220,8 @@ func apiWords(err smithy.APIError) string {
 func peel(err error) error {
 	for {
 		switch e := err.(type) { //nolint:errorlint // each wrapper is taken off by itself
+		case unanswered:
+			err = e.error
 		case *smithy.OperationError:
 			err = e.Err
 		case *retry.MaxAttemptsError:

@@ -48,7 +48,7 @@ func (a attempt) parts(err error) []attempt {
 	}
 	parts := a.become(a.part(rest).split(n))
 	for _, q := range named {
-		parts = append(parts, attempt{client: a.client, call: a.part([]*Query{q}), hunt: a.hunt, named: true})
+		parts = append(parts, attempt{client: a.client, call: a.part([]*Query{q}), hunt: a.hunt, begun: a.begun, named: true})
 	}
 	return parts
 }
@@ -57,7 +57,7 @@ func (a attempt) parts(err error) []attempt {
 func (a attempt) become(calls []*call) []attempt {
 	parts := make([]attempt, len(calls))
 	for i, c := range calls {
-		parts[i] = attempt{client: a.client, call: c, hunt: a.hunt, refusals: a.refusals}
+		parts[i] = attempt{client: a.client, call: c, hunt: a.hunt, begun: a.begun, refusals: a.refusals}
 	}
 	return parts
 }

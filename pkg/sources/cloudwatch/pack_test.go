@@ -290,3 +290,25 @@ func randomQuery(t *testing.T, random *rand.Rand) *Query {
 	}
 	return mustQuery(t, queries...)
 }
+
+// BenchmarkPack packs 1,000 metrics, each an object of its own, and makes the calls' bodies.
+func BenchmarkPack(b *testing.B) {
+	queries := repeat(1000, func(i int) *Query { return mustQuery(b, depth("m1", fmt.Sprint("a", i))) })
+	b.Run("pack", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if calls := packAt(noon, queries...); len(calls) != 2 {
+				b.Fatalf("%d calls", len(calls))
+			}
+		}
+	})
+	b.Run("input", func(b *testing.B) {
+		calls := packAt(noon, queries...)
+		b.ReportAllocs()
+		for b.Loop() {
+			for _, c := range calls {
+				c.input(c.ids())
+			}
+		}
+	})
+}

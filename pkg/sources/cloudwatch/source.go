@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/cloudwatch"
@@ -59,7 +60,7 @@ func (s *Source) Fetch(ctx context.Context, queries []sources.Query) []sources.R
 	answers := make(chan answered, len(b.unique))
 	now := time.Now()
 	for k, group := range b.byClient() {
-		s.start(ctx, k, group, now, answers)
+		s.start(ctx, k, group, now, b.begun, answers)
 	}
 	for range b.unique {
 		select {
@@ -74,7 +75,7 @@ func (s *Source) Fetch(ctx context.Context, queries []sources.Query) []sources.R
 }
 
 // start asks one client all of its queries, in calls that run side by side.
-func (s *Source) start(ctx context.Context, k clientKey, queries []*Query, now time.Time, answers chan<- answered) {
+func (s *Source) start(ctx context.Context, k clientKey, queries []*Query, now time.Time, begun begun, answers chan<- answered) {
 	c, err := s.clients.get(k)
 	if err != nil {
 		failAll(queries, err, answers)
@@ -82,7 +83,7 @@ func (s *Source) start(ctx context.Context, k clientKey, queries []*Query, now t
 	}
 	h := new(hunt)
 	for _, call := range pack(queries, now, s.clients.config.Settle) {
-		go s.ask(ctx, attempt{client: c, call: call, hunt: h}, answers)
+		go s.ask(ctx, attempt{client: c, call: call, hunt: h, begun: begun}, answers)
 	}
 }
 
@@ -91,7 +92,8 @@ type attempt struct {
 	*client
 	*call
 
-	hunt *hunt
+	hunt  *hunt
+	begun begun
 	// refusals is how many calls were refused and asked again without what AWS
 	// named, before they became this one.
 	refusals int
@@ -157,13 +159,17 @@ func failAll(queries []*Query, err error, answers chan<- answered) {
 // try makes the call, once, with all pages of its answer.
 func (s *Source) try(ctx context.Context, a attempt) ([]sources.Result, error) {
 	if err := a.acquire(ctx); err != nil {
-		return nil, newCallError(a.key, err)
+		return nil, notAsked(a.key)
 	}
 	defer a.release()
 	ids := a.ids()
 	in := a.input(ids)
 	got := &answer{series: make(map[string][]*series)}
 	for range maxPages {
+		if err := a.pace.Wait(ctx); err != nil {
+			return nil, notAsked(a.key)
+		}
+		a.begun.note(a.queries)
 		out, err := s.page(ctx, a, in)
 		if err != nil {
 			return nil, newCallError(a.key, err)
@@ -185,13 +191,15 @@ func (s *Source) try(ctx context.Context, a attempt) ([]sources.Result, error) {
 
 // page makes one GetMetricData request, and counts it.
 func (s *Source) page(ctx context.Context, a attempt, in *cloudwatch.GetMetricDataInput) (*cloudwatch.GetMetricDataOutput, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	own, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	out, err := a.GetMetricData(ctx, in)
+	seen := new(trace)
+	out, err := a.GetMetricData(seen.follow(own), in)
 	s.counters.call(a, err)
 	if err == nil {
 		return out, nil
 	}
+	err = seen.diagnose(err, ctx.Err() == nil)
 	klog.FromContext(ctx).V(2).Info("GetMetricData failed", "region", a.key.region, "role", a.key.role,
 		"queries", len(in.MetricDataQueries), "requestID", requestID(err), "cause", words(err))
 	switch {
@@ -221,13 +229,24 @@ type batch struct {
 	// places are the indexes in results where the answer of a key goes, while it
 	// is awaited.
 	places map[string][]int
+	// begun has the keys.
+	begun begun
 	// region is that of the queries that name none.
 	region string
 }
 
+// begun says of each key whether it was asked. The map does not change.
+type begun map[string]*atomic.Bool
+
+func (b begun) note(queries []*Query) {
+	for _, q := range queries {
+		b[q.key].Store(true)
+	}
+}
+
 // newBatch sorts the queries, and fails at once those of other sources.
 func newBatch(queries []sources.Query, results []sources.Result, region string) *batch {
-	b := &batch{results: results, places: make(map[string][]int, len(queries)), region: region}
+	b := &batch{results: results, places: make(map[string][]int, len(queries)), begun: make(begun, len(queries)), region: region}
 	for i, query := range queries {
 		q, ok := query.(*Query)
 		if !ok || q == nil {
@@ -236,6 +255,7 @@ func newBatch(queries []sources.Query, results []sources.Result, region string) 
 		}
 		if b.places[q.key] == nil {
 			b.unique = append(b.unique, q)
+			b.begun[q.key] = new(atomic.Bool)
 		}
 		b.places[q.key] = append(b.places[q.key], i)
 	}
@@ -273,8 +293,13 @@ func (b *batch) close(err error, answers <-chan answered) {
 		b.settle(<-answers)
 	}
 	for _, q := range b.unique {
-		if b.places[q.key] != nil {
-			b.settle(answered{q, sources.Result{Err: newCallError(q.client(b.region), err)}})
+		if b.places[q.key] == nil {
+			continue
 		}
+		failure := notAsked(q.client(b.region))
+		if b.begun[q.key].Load() {
+			failure = newCallError(q.client(b.region), err)
+		}
+		b.settle(answered{q, sources.Result{Err: failure}})
 	}
 }

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
+	"net/http/httptrace"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +20,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/cloudwatch"
 	"github.com/aws/aws-sdk-go-v2/service/cloudwatch/types"
+	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidegauge/tidegauge/pkg/sources"
@@ -48,6 +53,9 @@ type region struct {
 }
 
 func (f *fakeAWS) source(config Config) *Source {
+	if config.MaxCallsPerSecond == DefaultConfig().MaxCallsPerSecond {
+		config.MaxCallsPerSecond = 1 << 20 // Those that count calls have no time to wait.
+	}
 	return newSource(newClients(config, aws.Config{Region: "eu-west-1"}, func(c aws.Config) api {
 		return region{f, c.Region}
 	}))
@@ -667,4 +675,135 @@ func TestFailuresAreCounted(t *testing.T) {
 			t.Errorf("%v is not counted as %s", test.err, test.want)
 		}
 	}
+}
+
+// Nobody is there where nothing comes back, and somebody wherever AWS says anything.
+func TestNobodyThere(t *testing.T) {
+	refused := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+	hang := func(ctx context.Context) error {
+		<-ctx.Done()
+		return &smithy.OperationError{ServiceID: "CloudWatch", OperationName: operation, Err: &aws.RequestCanceledError{Err: ctx.Err()}}
+	}
+	connect := func(ctx context.Context) { httptrace.ContextClientTrace(ctx).GotConn(httptrace.GotConnInfo{}) }
+	for _, test := range []struct {
+		name string
+		call func(ctx context.Context) error
+		want bool
+	}{
+		{"refused", func(context.Context) error { return unsent(refused) }, true},
+		{"reset before any byte", func(ctx context.Context) error { connect(ctx); return unsent(io.EOF) }, true},
+		{"no connection in time", hang, true},
+		{"STS refused", func(context.Context) error { return withoutCredentials(&smithyhttp.RequestSendError{Err: refused}) }, true},
+		{"no answer in time", func(ctx context.Context) error { connect(ctx); return hang(ctx) }, false},
+		{"cut after the first byte", func(ctx context.Context) error {
+			connect(ctx)
+			httptrace.ContextClientTrace(ctx).GotFirstResponseByte()
+			return unsent(io.ErrUnexpectedEOF)
+		}, false},
+		{"cut in its body", func(context.Context) error {
+			return failed(&smithy.DeserializationError{Err: io.ErrUnexpectedEOF})
+		}, false},
+		{"denied", func(context.Context) error { return failed(apiError("AccessDenied", "")) }, false},
+		{"throttled", func(context.Context) error { return failed(apiError("Throttling", "")) }, false},
+		{"rejected", func(context.Context) error { return failed(apiError("ValidationError", "")) }, false},
+		{"500", func(context.Context) error { return failed(apiError("InternalFailure", "")) }, false},
+		{"a role that is denied", func(context.Context) error { return withoutCredentials(apiError("AccessDenied", "")) }, false},
+		{"given up", func(context.Context) error { return unsent(context.Canceled) }, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeAWS{before: func(ctx context.Context, _ string, _ *cloudwatch.GetMetricDataInput) error { return test.call(ctx) }}
+				got := f.source(DefaultConfig()).Fetch(t.Context(), []sources.Query{mustQuery(t, of("m1", "a", "Average", 60))})
+				if errors.Is(got[0].Err, sources.ErrAway) != test.want {
+					t.Errorf("away is not %v: %v", test.want, got[0].Err)
+				}
+				if strings.HasSuffix(got[0].Err.Error(), sources.ErrAway.Error()) {
+					t.Errorf("the text is %q, want AWS's or the SDK's words", got[0].Err)
+				}
+			})
+		})
+	}
+}
+
+// ownWindows are queries that share no call.
+func ownWindows(t *testing.T, n int, role string) []sources.Query {
+	t.Helper()
+	var queries []sources.Query
+	for i := range n {
+		q := mustQuery(t, of("m1", "a", "Average", int32(i+1)*60))
+		spec := q.spec
+		spec.RoleARN = role
+		queries = append(queries, mustSpec(t, spec))
+	}
+	return queries
+}
+
+func TestCallsPerSecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeAWS{values: map[string]float64{"a": 1}}
+		config := DefaultConfig()
+		config.MaxCallsPerSecond = 5
+		s := f.source(config)
+		ctx, cancel := context.WithTimeout(t.Context(), 3500*time.Millisecond)
+		defer cancel()
+		count := func(results []sources.Result) (answered, notAsked int) {
+			for _, r := range results {
+				switch {
+				case r.Err == nil:
+					answered++
+				case errors.Is(r.Err, sources.ErrNotAsked) && !errors.Is(r.Err, context.DeadlineExceeded):
+					notAsked++
+				default:
+					t.Errorf("the error is %v", r.Err)
+				}
+			}
+			return answered, notAsked
+		}
+		// Roles of one account share its quota; another account has its own.
+		var fetches sync.WaitGroup
+		var mu sync.Mutex
+		answered := map[string]int{}
+		for _, role := range []string{"arn:aws:iam::111111111111:role/a", "arn:aws:iam::111111111111:role/b", "arn:aws:iam::222222222222:role/a"} {
+			fetches.Go(func() {
+				n, left := count(s.Fetch(ctx, ownWindows(t, 40, role)))
+				if n+left != 40 {
+					t.Errorf("%s: %d answered and %d not asked of 40", role, n, left)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				answered[role[:25]] += n
+			})
+		}
+		fetches.Wait()
+		// Five at once, and then five a second for 3.5 s.
+		for account, n := range answered {
+			if n < 21 || n > 22 {
+				t.Errorf("%s had %d calls in 3.5 s, want 22", account, n)
+			}
+		}
+	})
+}
+
+func TestQueriesWithoutAPlaceAreNotAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeAWS{before: func(ctx context.Context, _ string, _ *cloudwatch.GetMetricDataInput) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}}
+		config := DefaultConfig()
+		config.MaxCalls, config.CallTimeout = 2, 30*time.Second
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		notAsked := 0
+		for _, r := range f.source(config).Fetch(ctx, ownWindows(t, 10, "")) {
+			if errors.Is(r.Err, sources.ErrNotAsked) {
+				notAsked++
+			} else if !errors.Is(r.Err, context.DeadlineExceeded) || errors.Is(r.Err, sources.ErrAway) {
+				t.Errorf("the error is %v", r.Err)
+			}
+		}
+		if notAsked != 8 {
+			t.Errorf("%d were not asked, want 8", notAsked)
+		}
+	})
 }

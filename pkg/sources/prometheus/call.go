@@ -75,16 +75,20 @@ type turn struct {
 	// begun says that it was, and late that it then had less than the time that a call
 	// may take.
 	begun, late atomic.Bool
+	// connected says that there was a connection for it.
+	connected atomic.Bool
 }
 
 // cut is the failure of a query that the end of its Fetch has cut.
 func (t *turn) cut() *failure {
 	switch {
-	case !t.begun.Load():
+	case !t.begun.Load(), t.late.Load() && !t.connected.Load():
 		return notAsked()
 	case t.late.Load():
 		// With all of its time it may be neither an ErrTooSlow nor past a deadline.
 		return failed(kindTimeout, "no answer in the time that other queries left")
+	case !t.connected.Load():
+		return away("no connection in time")
 	}
 	return nil
 }
@@ -126,7 +130,7 @@ func (s *Source) do(ctx context.Context, slots []chan struct{}, c *call, read fu
 		}
 	}
 	defer release(slots)
-	if !c.begin(ctx) {
+	if c.turn != nil && c.server.pace.Wait(ctx) != nil || !c.begin(ctx) {
 		return notAsked()
 	}
 	if c.turn != nil {
@@ -188,7 +192,12 @@ func (c *call) run(ctx context.Context, read func() error) (f *failure) {
 
 func (c *call) try(ctx context.Context, read func() error) error {
 	r, err := c.request(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { c.connected.Store(true) },
+		GotConn: func(httptrace.GotConnInfo) {
+			c.connected.Store(true)
+			if c.turn != nil {
+				c.turn.connected.Store(true)
+			}
+		},
 	}))
 	if err != nil {
 		return err

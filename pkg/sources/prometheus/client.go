@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/common/config"
 	"github.com/prometheus/sigv4"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
+
+	"github.com/tidegauge/tidegauge/pkg/sources"
 )
 
 const (
@@ -42,6 +44,8 @@ type server struct {
 	// queries, yielding lets those of a Fetch that yields have half, and retrying those of
 	// one that retries three of eight, so that neither takes them all.
 	queries, yielding, retrying, listings chan struct{}
+	// pace is that of the queries.
+	pace *sources.Pace
 	// incomplete says that there was a list of series that is not complete.
 	incomplete atomic.Bool
 
@@ -69,6 +73,7 @@ func newServer(name string, c Server) (*server, error) {
 		yielding: make(chan struct{}, (c.MaxCalls+1)/2),
 		retrying: make(chan struct{}, max(1, c.MaxCalls*3/8)),
 		listings: make(chan struct{}, maxListings),
+		pace:     sources.NewPace(c.MaxCallsPerSecond),
 	}
 	for name, value := range c.Headers {
 		s.headers.Set(name, string(value))

@@ -42,6 +42,10 @@ type Server struct {
 	CallTimeout time.Duration `yaml:"callTimeout"`
 	// MaxCalls is how many queries may be in flight; 8 by default.
 	MaxCalls int `yaml:"maxCalls"`
+	// MaxCallsPerSecond is how many queries may be asked in a second; without a limit by
+	// default. After a rest as many may be asked at once. Queries that do not come to be
+	// asked are answered later than their interval.
+	MaxCallsPerSecond int `yaml:"maxCallsPerSecond"`
 	// Headers are sent with every call, whatever the credentials are. Unlike HTTP's
 	// http_headers they may set Authorization, which then takes the place of HTTP's or
 	// the kubeconfig's. Their values are kept out of logs and errors.
@@ -104,7 +108,7 @@ func (c Config) Changed(other Config) []string {
 }
 
 func (s Server) withoutBounds() Server {
-	s.Verb, s.CallTimeout, s.MaxCalls = "", 0, 0
+	s.Verb, s.CallTimeout, s.MaxCalls, s.MaxCallsPerSecond = "", 0, 0, 0
 	return s
 }
 
@@ -128,6 +132,8 @@ func (s Server) validate() error {
 		return fmt.Errorf("callTimeout: %v is not between 1s and 1m", s.CallTimeout)
 	case s.MaxCalls < 1 || s.MaxCalls > 50:
 		return fmt.Errorf("maxCalls: %d is not between 1 and 50", s.MaxCalls)
+	case s.MaxCallsPerSecond < 0 || s.MaxCallsPerSecond > 10_000:
+		return fmt.Errorf("maxCallsPerSecond: %d is not between 0, which is no limit, and 10000", s.MaxCallsPerSecond)
 	}
 	if err := s.validateHeaders(); err != nil {
 		return fmt.Errorf("headers: %w", err)

@@ -77,6 +77,13 @@ func tooSlow(format string, args ...any) *failure {
 	return f
 }
 
+// away is the failure of a query that reached nobody in its time.
+func away(format string, args ...any) *failure {
+	f := failed(kindTimeout, format, args...)
+	f.cause = sources.ErrAway
+	return f
+}
+
 // notAsked is the failure of a query for which there was no place until its Fetch was over,
 // or too late to be answered by then.
 func notAsked() *failure {

@@ -140,3 +140,81 @@ func TestQueryWithTooLittleTime(t *testing.T) {
 		}
 	})
 }
+
+// nobody is where packets are lost.
+type nobody struct{}
+
+func (nobody) RoundTrip(r *http.Request) (*http.Response, error) {
+	<-r.Context().Done()
+	return nil, r.Context().Err()
+}
+
+// TestQueryWithoutAConnection says what a query hears that got no connection.
+func TestQueryWithoutAConnection(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		// calls is how long a call may take, and occupied how long its Fetch has waited by then.
+		calls, occupied time.Duration
+		want            string
+		is              error
+	}{
+		{"in its time", 8 * time.Second, 0, "no connection within 8s", sources.ErrAway},
+		{"in the Fetch's time", 10500 * time.Millisecond, 0, "no connection in time", sources.ErrAway},
+		{"in too little time", 8 * time.Second, 5 * time.Second, "not asked in time: other queries took all the calls that may be in flight", sources.ErrNotAsked},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newHalfHung(t)
+				a := s.servers["a"]
+				a.http.Transport, a.queries = nobody{}, make(chan struct{}, 1)
+				a.config.CallTimeout = tc.calls
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				if tc.occupied > 0 {
+					a.queries <- struct{}{}
+					time.AfterFunc(tc.occupied, func() { <-a.queries })
+				}
+				err := s.Fetch(ctx, []sources.Query{NewQuery("a", "up", 0)})[0].Err
+				if err == nil || !strings.HasSuffix(err.Error(), tc.want) || !errors.Is(err, tc.is) || errors.Is(err, sources.ErrTooSlow) {
+					t.Errorf("the error is %v, want %s", err, tc.want)
+				}
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+func TestCallsPerSecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(Config{Servers: map[string]Server{"a": {URL: "http://a", MaxCallsPerSecond: 10}, "b": {URL: "http://b"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.servers["a"].http.Transport, s.servers["b"].http.Transport = halfHung{}, halfHung{}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		for _, tc := range []struct {
+			server string
+			least  int
+			most   int
+		}{{"b", 500, 500}, {"a", 40, 80}} {
+			var queries []sources.Query
+			for i := range 500 {
+				queries = append(queries, NewQuery(tc.server, fmt.Sprintf("q%d", i), 0))
+			}
+			answered := 0
+			for _, r := range s.Fetch(ctx, queries) {
+				switch {
+				case r.Err == nil:
+					answered++
+				case !errors.Is(r.Err, sources.ErrNotAsked):
+					t.Errorf("%s: %v", tc.server, r.Err)
+				}
+			}
+			if answered < tc.least || answered > tc.most {
+				t.Errorf("%s answered %d in 10 s, want %d to %d", tc.server, answered, tc.least, tc.most)
+			}
+		}
+		synctest.Wait()
+	})
+}
