@@ -19,6 +19,7 @@ import (
 	"github.com/tidegauge/tidegauge/pkg/catalog"
 	"github.com/tidegauge/tidegauge/pkg/config"
 	"github.com/tidegauge/tidegauge/pkg/engine"
+	"github.com/tidegauge/tidegauge/pkg/provider"
 	"github.com/tidegauge/tidegauge/pkg/sources/builtin"
 )
 
@@ -71,7 +72,7 @@ func metricsPage(t *testing.T) string {
 	}
 	collectors := []prometheus.Collector{
 		backends, engine.New(engine.Options{}), config.NewReloader(config.ReloaderOptions{Current: c}),
-		catalog.NewDiscovery(&catalog.Catalog{}, catalog.DiscoveryOptions{}),
+		catalog.NewDiscovery(&catalog.Catalog{}, catalog.DiscoveryOptions{}), provider.NewReads(), &catalog.Catalog{},
 	}
 	var rows []string
 	for _, c := range collectors {

@@ -60,7 +60,9 @@ func serve(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	legacyregistry.RawMustRegister(a.engine, a.backends, a.discovery, a.reloader)
+	unpaced := paceGC()
+	defer unpaced()
+	legacyregistry.RawMustRegister(a.engine, a.backends, a.discovery, a.reloader, a.reads, a.metrics)
 	klog.FromContext(ctx).Info("Starting tidegauge", "version", buildVersion(), "configuration", configuration.Summary())
 	return a.run(ctx, server)
 }
@@ -78,6 +80,7 @@ type adapter struct {
 	reporter  *catalog.Reporter
 	pod       *self.Reporter
 	reloader  *config.Reloader
+	reads     *provider.Reads
 
 	noDataIsZero bool
 	maxAge       atomic.Int64 // of the configuration in force
@@ -90,6 +93,7 @@ func newAdapter(o *options, c *config.Config, backends *builtin.Set, clients *cl
 		mapper:       objects.NewMapper(clients.kube.Discovery()),
 		metrics:      &catalog.Catalog{},
 		pod:          self.NewReporter(clients.kube, namespace, podName()),
+		reads:        provider.NewReads(),
 		noDataIsZero: o.cloudWatchEmptyAsZero,
 	}
 	a.maxAge.Store(int64(c.MaxAge))
@@ -119,6 +123,7 @@ func newAdapter(o *options, c *config.Config, backends *builtin.Set, clients *cl
 		Custom:   clients.custom,
 		Planner:  a.planner,
 		Mapper:   a.mapper,
+		Objects:  a.objects,
 	})
 	if err != nil {
 		return nil, err
@@ -254,8 +259,8 @@ func newServer(o *options, a *adapter) (*genericapiserver.GenericAPIServer, erro
 		return nil, err
 	}
 	o.base.OpenAPIConfig, o.base.OpenAPIV3Config = provider.OpenAPI(o.base.Name)
-	o.base.WithExternalMetrics(provider.NewExternal(a.metrics, a.engine, a.planner))
-	o.base.WithCustomMetrics(provider.NewCustom(a.metrics, a.planner, a.objects, a.mapper))
+	o.base.WithExternalMetrics(provider.NewExternal(a.metrics, a.engine, a.planner, a.reads))
+	o.base.WithCustomMetrics(provider.NewCustom(a.metrics, a.planner, a.objects, a.mapper, a.reads))
 	config, err := o.base.Config()
 	if err != nil {
 		return nil, err
@@ -269,7 +274,7 @@ func newServer(o *options, a *adapter) (*genericapiserver.GenericAPIServer, erro
 	if err != nil {
 		return nil, err
 	}
-	if err := provider.NewResource(a.metrics, a.planner, a.objects).Install(server.GenericAPIServer); err != nil {
+	if err := provider.NewResource(a.metrics, a.planner, a.objects, a.reads).Install(server.GenericAPIServer); err != nil {
 		return nil, fmt.Errorf("metrics.k8s.io: %w", err)
 	}
 	// The library would refuse what arrives on open connections from the moment it

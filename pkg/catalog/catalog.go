@@ -6,7 +6,6 @@ package catalog
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -35,15 +34,24 @@ type Metric struct {
 // snapshot is the set of ExternalMetrics and of their users at one time. It is never
 // changed.
 type snapshot struct {
-	external map[types.NamespacedName]*Metric
+	external table[types.NamespacedName, *Metric]
+	// named is another number whenever there are other names than before.
+	named uint64
 	// users are the names of the HPAs that name a metric, defined or not.
-	users map[types.NamespacedName][]string
-	// targets are the smallest targets of the HPAs that name a custom metric, see leastTargets.
-	targets map[types.NamespacedName]float64
+	users table[types.NamespacedName, []string]
+	// targets are the smallest targets of the HPAs that name a custom metric, see
+	// scaler.targets.
+	targets table[types.NamespacedName, float64]
 	// askedBy are the metrics that ask a query, by its source and key.
-	askedBy map[query][]types.NamespacedName
-	names   []string
+	askedBy table[query, []types.NamespacedName]
+
+	definitions definitionCounts
+	// deferred counts the metrics that HPAs name beyond the ceiling.
+	deferred int
 }
+
+// definitionCounts count ExternalMetrics.
+type definitionCounts struct{ served, invalid, refused int }
 
 type query struct{ source, key string }
 
@@ -54,8 +62,9 @@ type view struct {
 	synced  bool
 	// rules are what the configuration's rules make.
 	rules *ruleSnapshot
-	// names are the external metrics of both, sorted.
-	names []string
+	// names are the external metrics of both, sorted. They are put together when somebody
+	// first wants them.
+	names func() []string
 }
 
 // errNotSynced is why a catalog is not ready before its first snapshot.
@@ -68,40 +77,59 @@ type Catalog struct {
 	writing sync.Mutex
 	// objects and hpas say how reading the cluster goes.
 	objects, hpas reading
+	// undefined is what HPAs name and nobody defines; nil before anybody has looked.
+	undefined atomic.Pointer[undefined]
+	// cold is why the catalog is not ready although it knows what there is; nil if nothing
+	// keeps it.
+	cold atomic.Pointer[error]
 }
 
 // External is the metric that an ExternalMetric of that name defines, or nil. It takes
 // no lock.
 func (c *Catalog) External(name types.NamespacedName) *Metric {
-	return c.load().objects.external[name]
+	return c.load().objects.external.get(name)
 }
 
 // ExternalNames are the names of all external metrics, those of ExternalMetrics over all
 // namespaces and those that rules make, sorted, each once. The slice must not be
 // written to.
 func (c *Catalog) ExternalNames() []string {
-	return c.load().names
+	return c.load().names()
 }
 
 // len is how many external metrics there are.
-func (c *Catalog) len() int { return len(c.load().objects.external) }
+func (c *Catalog) len() int { return c.load().objects.external.size }
 
 // Users are the names of the HPAs in the metric's namespace that name the metric,
 // sorted. The slice must not be written to.
 func (c *Catalog) Users(metric types.NamespacedName) []string {
-	return c.load().objects.users[metric]
+	return c.load().objects.users.get(metric)
 }
 
 // AskedBy are the metrics that ask the query of that key. The slice must not be
 // written to.
 func (c *Catalog) AskedBy(source, key string) []types.NamespacedName {
-	return c.load().objects.askedBy[query{source, key}]
+	return c.load().objects.askedBy.get(query{source, key})
 }
 
 // Ready is nil once the catalog can say which metrics exist. Without rules that takes
 // the ExternalMetrics and the HPAs. With rules it can answer where those cannot be read
 // because there is no CRD, or no right; see ObjectsReady.
+//
+// A replica that starts is not ready before what HPAs name was asked for the first time,
+// for a moment at most; see warm.
 func (c *Catalog) Ready() error {
+	if err := c.complete(); err != nil {
+		return err
+	}
+	if err := c.cold.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// complete is nil once the catalog can say which metrics exist.
+func (c *Catalog) complete() error {
 	v := c.load()
 	if v.synced {
 		return v.rules.unready
@@ -139,11 +167,10 @@ func (c *Catalog) ObjectsSettled() error {
 // LeastTarget is the smallest target by which an HPA may divide the values of a custom
 // metric in a namespace to get a number of replicas; false if there is none.
 func (c *Catalog) LeastTarget(metric types.NamespacedName) (float64, bool) {
-	target, ok := c.load().objects.targets[metric]
-	return target, ok
+	return c.load().objects.targets.find(metric)
 }
 
-var empty = &view{objects: newSnapshot(nil, nil), rules: &ruleSnapshot{}}
+var empty = &view{objects: &snapshot{}, rules: &ruleSnapshot{}, names: func() []string { return nil }}
 
 func (c *Catalog) load() *view {
 	if v := c.current.Load(); v != nil {
@@ -165,56 +192,20 @@ func (c *Catalog) setRules(s *ruleSnapshot) {
 func (c *Catalog) change(part func(*view)) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	next := *c.load()
+	before := c.load()
+	next := *before
 	part(&next)
-	names := slices.Concat(next.objects.names, next.rules.externalNames)
-	slices.Sort(names)
-	next.names = slices.Compact(names)
+	if next.objects.named != before.objects.named || !slices.Equal(next.rules.externalNames, before.rules.externalNames) {
+		next.names = sync.OnceValue(next.listNames)
+	}
 	c.current.Store(&next)
 }
 
-func newSnapshot(metrics []*Metric, users map[types.NamespacedName][]string) *snapshot {
-	s := &snapshot{
-		external: make(map[types.NamespacedName]*Metric, len(metrics)),
-		askedBy:  make(map[query][]types.NamespacedName, len(metrics)),
-		users:    users,
+func (v view) listNames() []string {
+	names := slices.Clone(v.rules.externalNames)
+	for name := range v.objects.external.all() {
+		names = append(names, name.Name)
 	}
-	names := make(map[string]struct{}, len(metrics))
-	for _, m := range metrics {
-		s.external[m.Name] = m
-		names[m.Name.Name] = struct{}{}
-		if m.Err == nil {
-			q := query{m.Request.Source, m.Request.Query.Key()}
-			s.askedBy[q] = append(s.askedBy[q], m.Name)
-		}
-	}
-	s.names = slices.Sorted(maps.Keys(names))
-	return s
-}
-
-// inDemand are the requests of the metrics that HPAs name.
-func (s *snapshot) inDemand() []engine.Request {
-	requests := make([]engine.Request, 0, len(s.users))
-	for name := range s.users {
-		if m := s.external[name]; m != nil && m.Err == nil {
-			requests = append(requests, m.Request)
-		}
-	}
-	return requests
-}
-
-// changedSince are the metrics that are not as they were, the gone ones included.
-func (s *snapshot) changedSince(before *snapshot) []types.NamespacedName {
-	var changed []types.NamespacedName
-	for name, m := range s.external {
-		if before.external[name] != m || !slices.Equal(before.users[name], s.users[name]) {
-			changed = append(changed, name)
-		}
-	}
-	for name := range before.external {
-		if s.external[name] == nil {
-			changed = append(changed, name)
-		}
-	}
-	return changed
+	slices.Sort(names)
+	return slices.Compact(names)
 }

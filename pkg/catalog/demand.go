@@ -4,9 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -35,93 +35,80 @@ var (
 	namespaceResource = schema.GroupResource{Resource: "namespaces"}
 )
 
-// usersOf are the names of the HPAs that name each external metric, sorted.
-func usersOf(hpas []*autoscalingv2.HorizontalPodAutoscaler) map[types.NamespacedName][]string {
-	users := make(map[types.NamespacedName][]string)
-	for _, hpa := range hpas {
-		for _, m := range hpa.Spec.Metrics {
-			if m.External != nil {
-				key := types.NamespacedName{Namespace: hpa.Namespace, Name: m.External.Metric.Name}
-				users[key] = append(users[key], hpa.Name)
-			}
-		}
-	}
-	for key, names := range users {
-		slices.Sort(names)
-		users[key] = slices.Compact(names)
-	}
-	return users
-}
-
-// leastTargets are the smallest targets of the HPAs that name each custom metric of their
-// namespaces. They are those by which the HPA controller divides a value to get a number of
-// replicas: averages, and values while there is no replica that one could be a multiple of.
-func leastTargets(hpas []*autoscalingv2.HorizontalPodAutoscaler) map[types.NamespacedName]float64 {
-	targets := make(map[types.NamespacedName]float64)
-	add := func(namespace, metric string, target *resource.Quantity) {
-		if target == nil || target.Sign() <= 0 {
-			return
-		}
-		key := types.NamespacedName{Namespace: namespace, Name: metric}
-		value := float64(target.MilliValue()) / 1000 // As the HPA has it, which knows nothing finer.
-		if least, ok := targets[key]; !ok || value < least {
-			targets[key] = value
-		}
-	}
-	for _, hpa := range hpas {
-		fromZero := hpa.Spec.MinReplicas != nil && *hpa.Spec.MinReplicas == 0
-		for _, m := range hpa.Spec.Metrics {
-			if m.Pods != nil {
-				add(hpa.Namespace, m.Pods.Metric.Name, m.Pods.Target.AverageValue)
-			}
-			if m.Object != nil {
-				add(hpa.Namespace, m.Object.Metric.Name, m.Object.Target.AverageValue)
-			}
-			if m.Object != nil && fromZero {
-				add(hpa.Namespace, m.Object.Metric.Name, m.Object.Target.Value)
-			}
-		}
-	}
-	return targets
-}
-
-// demand is what HPAs ask of rules.
+// demand is what one HPA asks of rules.
 type demand struct {
-	objects *snapshot
-	rules   *ruleSnapshot
-	mapper  KindMapper
-	planner Planner
+	*Watcher
+
+	rules *ruleSnapshot
 
 	demands  []plan.Demand
 	requests []engine.Request
 }
 
-// plan gives the requests that serve what HPAs ask of rules. There are none before the
-// resources of the Kubernetes API are known, without which a query would ask for more than
-// the HPA's namespace, or for nothing.
-func (w *Watcher) plan(ctx context.Context, s *snapshot, r *ruleSnapshot, hpas []*autoscalingv2.HorizontalPodAutoscaler) []engine.Request {
+// resolve gives what an HPA asks of rules; of one beyond the ceiling without what counts
+// against that. There is nothing before the resources of the Kubernetes API are known,
+// without which a query would ask for more than the HPA's namespace, or for nothing.
+func (w *Watcher) resolve(ctx context.Context, hpa *scaler, deferred bool) ([]plan.Demand, []engine.Request) { //nolint:revive // It is what is known of the HPA.
+	if w.planner == nil || !w.mapper.Known() {
+		return nil, nil
+	}
+	d := &demand{Watcher: w, rules: w.catalog.load().rules}
+	for i, m := range hpa.metrics {
+		if deferred && w.amountOf(hpa.Namespace, m).count > 0 {
+			continue
+		}
+		if err := d.add(hpa, m); err != nil {
+			klog.FromContext(ctx).V(2).Info("A metric of an HPA cannot be asked for before it is read", "hpa", klog.KObj(hpa), "metric", i, "err", err)
+		}
+	}
+	d.addUsage(hpa)
+	return d.demands, d.requests
+}
+
+// amountOf is what a metric of an HPA counts against the ceiling. Metrics that others of
+// the namespace read by the same query, and those that ExternalMetrics define, count nothing.
+func (w *Watcher) amountOf(namespace string, m autoscalingv2.MetricSpec) amount {
+	var selector *metav1.LabelSelector
+	name := ""
+	switch {
+	case m.Pods != nil:
+		selector = m.Pods.Metric.Selector
+	case m.Object != nil:
+		selector, name = m.Object.Metric.Selector, m.Object.DescribedObject.Name
+	case m.External != nil && w.ledger.definitions[types.NamespacedName{Namespace: namespace, Name: m.External.Metric.Name}] == nil:
+		selector = m.External.Metric.Selector
+	}
+	bytes := len(name)
+	if selector != nil {
+		for k, v := range selector.MatchLabels {
+			bytes += len(k) + len(v)
+		}
+		for _, e := range selector.MatchExpressions {
+			bytes += len(e.Key) + len(strings.Join(e.Values, ""))
+		}
+	}
+	if bytes == 0 {
+		return amount{}
+	}
+	return amount{1, bytes}
+}
+
+// plan gives the requests that serve what HPAs ask of rules by objects.
+func (w *Watcher) plan(demands []plan.Demand) []engine.Request {
 	if w.planner == nil || !w.mapper.Known() {
 		return nil
 	}
-	d := &demand{objects: s, rules: r, mapper: w.mapper, planner: w.planner}
-	for _, hpa := range hpas {
-		for i := range hpa.Spec.Metrics {
-			if err := d.add(hpa, &hpa.Spec.Metrics[i]); err != nil {
-				klog.FromContext(ctx).V(2).Info("A metric of an HPA cannot be asked for before it is read", "hpa", klog.KObj(hpa), "metric", i, "err", err)
-			}
-		}
-		d.addUsage(hpa)
-	}
-	return append(w.planner.Update(d.demands), d.requests...)
+	w.prepare(demands)
+	return w.planner.Update(demands)
 }
 
 // add takes in what one metric of an HPA asks of a rule, if it does. It follows the
 // calls that the HPA controller makes
 // (k8s.io/kubernetes/pkg/controller/podautoscaler/metrics, restMetricsClient).
-func (d *demand) add(hpa *autoscalingv2.HorizontalPodAutoscaler, m *autoscalingv2.MetricSpec) error {
+func (d *demand) add(hpa *scaler, m autoscalingv2.MetricSpec) error {
 	switch {
 	case m.Pods != nil:
-		return d.addCustom(m.Pods.Metric, podResource, hpa.Namespace, plan.Demand{Replicas: int(hpa.Status.CurrentReplicas)})
+		return d.addCustom(m.Pods.Metric, podResource, hpa.Namespace, plan.Demand{Replicas: int(hpa.replicas)})
 	case m.Object != nil:
 		return d.addObject(hpa, m.Object)
 	case m.External != nil:
@@ -132,20 +119,34 @@ func (d *demand) add(hpa *autoscalingv2.HorizontalPodAutoscaler, m *autoscalingv
 
 // addObject asks within the HPA's own namespace, whatever the kind, but for the
 // namespace itself.
-func (d *demand) addObject(hpa *autoscalingv2.HorizontalPodAutoscaler, m *autoscalingv2.ObjectMetricSource) error {
-	version, err := schema.ParseGroupVersion(m.DescribedObject.APIVersion)
-	if err != nil {
+func (d *demand) addObject(hpa *scaler, m *autoscalingv2.ObjectMetricSource) error {
+	resource, namespaced, err := d.resourceOf(m.DescribedObject)
+	switch {
+	case err != nil:
 		return err
-	}
-	kind := version.WithKind(m.DescribedObject.Kind).GroupKind()
-	if kind == (schema.GroupKind{Kind: "Namespace"}) {
-		return d.addCustom(m.Metric, namespaceResource, "", plan.Demand{Names: []string{hpa.Namespace}})
-	}
-	resource, ok := d.mapper.ResourceOf(kind)
-	if !ok {
-		return fmt.Errorf("the API server knows no kind %s", kind)
+	case !namespaced:
+		return d.addCustom(m.Metric, resource, "", plan.Demand{Names: []string{hpa.Namespace}})
 	}
 	return d.addCustom(m.Metric, resource, hpa.Namespace, plan.Demand{Names: []string{m.DescribedObject.Name}})
+}
+
+// resourceOf is the resource of an object that an HPA describes, and whether that is read
+// within the HPA's namespace.
+func (w *Watcher) resourceOf(object autoscalingv2.CrossVersionObjectReference) (resource schema.GroupResource, namespaced bool, err error) {
+	version, err := schema.ParseGroupVersion(object.APIVersion)
+	if err != nil {
+		return schema.GroupResource{}, false, err
+	}
+	kind := version.WithKind(object.Kind).GroupKind()
+	if kind == (schema.GroupKind{Kind: "Namespace"}) {
+		return namespaceResource, false, nil
+	}
+	if w.mapper != nil {
+		if resource, ok := w.mapper.ResourceOf(kind); ok {
+			return resource, true, nil
+		}
+	}
+	return schema.GroupResource{}, false, fmt.Errorf("the API server knows no kind %s", kind)
 }
 
 func (d *demand) addCustom(id autoscalingv2.MetricIdentifier, resource schema.GroupResource, namespace string, of plan.Demand) error {
@@ -163,7 +164,7 @@ func (d *demand) addCustom(id autoscalingv2.MetricIdentifier, resource schema.Gr
 }
 
 func (d *demand) addExternal(namespace string, id autoscalingv2.MetricIdentifier) error {
-	if d.objects.external[types.NamespacedName{Namespace: namespace, Name: id.Name}] != nil {
+	if d.ledger.definitions[types.NamespacedName{Namespace: namespace, Name: id.Name}] != nil {
 		return nil // It wins.
 	}
 	m := d.rules.external[id.Name]
@@ -184,16 +185,16 @@ func (d *demand) addExternal(namespace string, id autoscalingv2.MetricIdentifier
 
 // addUsage takes in that an HPA asks for the usage of its pods. It reads CPU and memory
 // in one, whichever it asks for.
-func (d *demand) addUsage(hpa *autoscalingv2.HorizontalPodAutoscaler) {
+func (d *demand) addUsage(hpa *scaler) {
 	r := d.rules.resource
 	asks := func(m autoscalingv2.MetricSpec) bool { return m.Resource != nil || m.ContainerResource != nil }
-	if r == nil || !slices.ContainsFunc(hpa.Spec.Metrics, asks) {
+	if r == nil || !slices.ContainsFunc(hpa.metrics, asks) {
 		return
 	}
 	for _, u := range []*rules.CompiledUsage{r.CPU, r.Memory} {
 		if u != nil {
 			d.demands = append(d.demands, plan.Demand{
-				Subject: plan.PodUsage(r, u, hpa.Namespace), Replicas: int(hpa.Status.CurrentReplicas),
+				Subject: plan.PodUsage(r, u, hpa.Namespace), Replicas: int(hpa.replicas),
 			})
 		}
 	}

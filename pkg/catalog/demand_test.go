@@ -13,7 +13,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 
+	metricsaws "github.com/tidegauge/tidegauge/pkg/apis/metricsaws/v1alpha1"
 	"github.com/tidegauge/tidegauge/pkg/engine"
 	"github.com/tidegauge/tidegauge/pkg/plan"
 	"github.com/tidegauge/tidegauge/pkg/rules"
@@ -134,15 +136,18 @@ func TestDemandOfHPAs(t *testing.T) {
 					Rules: []rules.Rule{custom(queryA, "")}, ExternalRules: []rules.Rule{external(queryB, "")}, ResourceRules: usageRules(),
 				})
 				w.run()
-				hpa := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "worker"}}
-				hpa.Spec.Metrics, hpa.Status.CurrentReplicas = tc.metrics, 3
-				p := &fakePlanner{}
-				watcher := &Watcher{catalog: w.Catalog, planner: p, mapper: w.apis}
-				objects := newSnapshot([]*Metric{{Name: goodName, Err: errNotSynced}}, nil)
-				requests := watcher.plan(t.Context(), objects, w.load().rules, []*autoscalingv2.HorizontalPodAutoscaler{hpa})
+				hpa := hpaOf("shop", "worker", tc.metrics...)
+				hpa.Status.CurrentReplicas = 3
+				p, state := &fakePlanner{}, &fakeState{}
+				watcher := w.watcher(p, state)
+				shows(t, watcher.objects, &record{ExternalMetric: &metricsaws.ExternalMetric{
+					ObjectMeta: metav1.ObjectMeta{Namespace: goodName.Namespace, Name: goodName.Name},
+				}, err: errNotSynced})
+				shows(t, watcher.hpas, hpa)
+				watcher.rebuild(t.Context())
 				w.want(strings.Join(p.demands, ", "), tc.demands)
 				w.want(strings.Join(p.external, ", "), tc.externals)
-				w.want(len(requests), len(p.external))
+				w.want(state.pins(), len(p.external))
 			})
 		})
 	}
@@ -153,12 +158,12 @@ func TestNothingIsPlannedBeforeTheResourcesAreKnown(t *testing.T) {
 	inBubble(t, func(w *world) {
 		w.servers.lists(queryB, "queue")
 		w.set(rules.File{ExternalRules: []rules.Rule{external(queryB, "")}, ResourceRules: usageRules()})
-		hpa := &autoscalingv2.HorizontalPodAutoscaler{}
-		hpa.Spec.Metrics = []autoscalingv2.MetricSpec{externalOfHPA("queue", nil), {Resource: &autoscalingv2.ResourceMetricSource{Name: "cpu"}}}
 		p := &fakePlanner{}
-		watcher := &Watcher{catalog: w.Catalog, planner: p, mapper: w.apis}
+		watcher := w.watcher(p, &fakeState{})
+		shows(t, watcher.hpas, hpaOf("shop", "worker",
+			externalOfHPA("queue", nil), autoscalingv2.MetricSpec{Resource: &autoscalingv2.ResourceMetricSource{Name: "cpu"}}))
 		planned := func() int {
-			watcher.plan(t.Context(), newSnapshot(nil, nil), w.load().rules, []*autoscalingv2.HorizontalPodAutoscaler{hpa})
+			watcher.rebuild(t.Context())
 			return len(p.external) + len(p.demands)
 		}
 		w.want(planned(), 0)
@@ -182,19 +187,34 @@ func TestLeastTargets(t *testing.T) {
 		m.Object.Target = target
 		return m
 	}
-	hpa := func(minReplicas int32, metrics ...autoscalingv2.MetricSpec) *autoscalingv2.HorizontalPodAutoscaler {
-		h := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "shop"}}
-		h.Spec.MinReplicas, h.Spec.Metrics = &minReplicas, metrics
+	hpa := func(name string, minReplicas int32, metrics ...autoscalingv2.MetricSpec) *autoscalingv2.HorizontalPodAutoscaler {
+		h := hpaOf("shop", name, metrics...)
+		h.Spec.MinReplicas = &minReplicas
 		return h
 	}
-	got := leastTargets([]*autoscalingv2.HorizontalPodAutoscaler{
-		hpa(1, pods("2"), pods("500m"), object("value", autoscalingv2.MetricTarget{Value: quantity("3")})),
-		hpa(1, pods("1"), object("average", autoscalingv2.MetricTarget{AverageValue: quantity("1u")}), externalOfHPA("queue", nil)),
-		hpa(0, object("from-zero", autoscalingv2.MetricTarget{Value: quantity("4")})),
-	})
-	if want := "map[shop/average:0.001 shop/from-zero:4 shop/pods:0.5]"; fmt.Sprint(got) != want {
-		t.Errorf("got %v, want %s", got, want)
+	b := newBench(t)
+	wants := func(want string) {
+		t.Helper()
+		b.rebuild()
+		var got []string
+		for _, metric := range []string{"average", "from-zero", "pods", "queue", "value"} {
+			if target, ok := b.catalog.LeastTarget(types.NamespacedName{Namespace: "shop", Name: metric}); ok {
+				got = append(got, fmt.Sprint(metric, ":", target))
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("got %v, want %s", got, want)
+		}
 	}
+	shows(t, b.watcher.hpas, hpa("a", 1, pods("2"), pods("500m"), object("value", autoscalingv2.MetricTarget{Value: quantity("3")})))
+	shows(t, b.watcher.hpas, hpa("b", 1, pods("1"), object("average", autoscalingv2.MetricTarget{AverageValue: quantity("1u")}), externalOfHPA("queue", nil)))
+	shows(t, b.watcher.hpas, hpa("c", 0, object("from-zero", autoscalingv2.MetricTarget{Value: quantity("4")})))
+	wants("average:0.001 from-zero:4 pods:0.5")
+	shows(t, b.watcher.hpas, hpa("a", 1, pods("3")))
+	wants("average:0.001 from-zero:4 pods:1")
+	shows(t, b.watcher.hpas, hpa("b", 1))
+	shows(t, b.watcher.hpas, hpa("c", 1, object("from-zero", autoscalingv2.MetricTarget{Value: quantity("4")})))
+	wants("pods:3")
 }
 
 // The watcher's demand and a read must be of one subject, or what is pinned is not
@@ -209,11 +229,11 @@ func TestUsageIsOneSubject(t *testing.T) {
 // Replicas change all the time: they lead to a new plan now and then.
 func TestReplicasLeadToAPlanNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &Watcher{dirty: make(chan struct{}, 1), planner: &fakePlanner{}}
-		hpa := func(replicas int32, metrics ...autoscalingv2.MetricSpec) *autoscalingv2.HorizontalPodAutoscaler {
-			h := &autoscalingv2.HorizontalPodAutoscaler{}
-			h.Status.CurrentReplicas, h.Spec.Metrics = replicas, metrics
-			return h
+		w := &Watcher{dirty: make(chan struct{}, 1), planner: &fakePlanner{}, pending: newChanges()}
+		hpa := func(replicas int32, metrics ...autoscalingv2.MetricSpec) *scaler {
+			h := hpaOf("shop", "worker", metrics...)
+			h.Status.CurrentReplicas = replicas
+			return scalerOf(t, h)
 		}
 		resize := time.NewTicker(resizeEvery)
 		defer resize.Stop()
@@ -228,11 +248,17 @@ func TestReplicasLeadToAPlanNowAndThen(t *testing.T) {
 		if got := wait(); got != replanEvery {
 			t.Errorf("without a change a plan after %v", got)
 		}
+		if !w.take().all {
+			t.Error("and not of everything")
+		}
 		if !w.sameDemand(hpa(1), hpa(2)) {
 			t.Error("replicas alone are another demand")
 		}
 		if got := wait(); got > resizeEvery {
 			t.Errorf("other replicas lead to a plan after %v", got)
+		}
+		if c := w.take(); len(c.hpas) != 1 {
+			t.Errorf("other replicas of %v", c.hpas)
 		}
 		if w.sameDemand(hpa(1), hpa(1, podsMetric("requests", nil))) {
 			t.Error("another metric is no other demand")
@@ -242,21 +268,6 @@ func TestReplicasLeadToAPlanNowAndThen(t *testing.T) {
 			t.Errorf("a change leads to a plan after %v", got)
 		}
 	})
-}
-
-func TestTrimmedHPAKeepsWhatIsAsked(t *testing.T) {
-	hpa := &autoscalingv2.HorizontalPodAutoscaler{}
-	hpa.Spec.Metrics = []autoscalingv2.MetricSpec{podsMetric("requests", nil)}
-	hpa.Status.CurrentReplicas, hpa.Status.Conditions = 3, []autoscalingv2.HorizontalPodAutoscalerCondition{{}}
-	hpa.Annotations = map[string]string{"a": "b"}
-	o, err := trimHPA(hpa)
-	if err != nil {
-		t.Fatal(err)
-	}
-	trimmed := o.(*autoscalingv2.HorizontalPodAutoscaler)
-	if trimmed.Status.CurrentReplicas != 3 || trimmed.Status.Conditions != nil || trimmed.Annotations != nil || len(trimmed.Spec.Metrics) != 1 {
-		t.Errorf("%+v", trimmed)
-	}
 }
 
 var _ KindMapper = (*apis)(nil)

@@ -606,7 +606,7 @@ func TestNoRulesAreReadyWithoutTheResources(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(w *world) {
 				w.apis.err = errors.New("connection refused")
-				w.setObjects(newSnapshot(nil, nil))
+				w.setObjects(&snapshot{})
 				w.set(file)
 				w.run()
 				const want = "the resources of the Kubernetes API are not known yet: connection refused"
@@ -720,7 +720,7 @@ func TestHungServerHoldsUpNoOther(t *testing.T) {
 		w.want(w.names(), "root:namespaces/a=a pods/a=a")
 		w.want(w.servers.atOnce(), listAtOnce)
 		w.want(errors.Is(w.Ready(), errNotSynced), true)
-		w.setObjects(newSnapshot(nil, nil))
+		w.setObjects(&snapshot{})
 		w.want(w.Ready(), errNotListed)
 		w.pass(startup)
 		w.want(w.Ready(), nil) // A server that hangs is no reason to leave the Service.

@@ -101,7 +101,7 @@ func TestStrangeObjects(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m := define(o.(*record), defaults).metric
+			m := newDefinition(o.(*record), defaults).metric
 			if m.Err == nil || m.Name.String() != "shop/odd" {
 				t.Errorf("got %+v", m)
 			}

@@ -135,6 +135,7 @@ func (d *Discovery) snapshot() *ruleSnapshot {
 	b := builder{
 		snapshot: &ruleSnapshot{
 			any:        d.any(),
+			makes:      makes{custom: len(d.set.Custom) > 0, external: len(d.set.External) > 0},
 			mapper:     d.opts.Mapper,
 			generation: d.generation,
 			custom:     map[CustomName]*ruleMetric{},

@@ -264,6 +264,7 @@ func (r *Reporter) lead(ctx context.Context) {
 	logger.Info("Writing status and Events from now on", "lease", r.lock.Describe())
 
 	var workers sync.WaitGroup
+	workers.Go(func() { (&warnings{turn: t, next: map[naming]time.Time{}}).run(ctx) })
 	for range reporters {
 		workers.Go(func() {
 			for t.next(ctx) {

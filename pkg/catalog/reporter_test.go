@@ -13,7 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -39,7 +38,7 @@ type fakeState struct {
 	state   engine.State
 	known   bool
 	touched int
-	pinned  int
+	pinned  []engine.Request
 }
 
 func (f *fakeState) Peek(engine.Request) (engine.State, bool) {
@@ -57,13 +56,25 @@ func (f *fakeState) Touch(engine.Request) {
 func (f *fakeState) Pin(requests []engine.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.pinned = len(requests)
+	f.pinned = slices.Clone(requests)
 }
 
 func (f *fakeState) pins() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.pinned
+	return len(f.pinned)
+}
+
+// pinnedKeys are the queries that are pinned, sorted, each once.
+func (f *fakeState) pinnedKeys() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var keys []string
+	for _, r := range f.pinned {
+		keys = append(keys, fmt.Sprint(r.Source, " ", r.Query.Key(), " ", r.Interval))
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
 }
 
 func (f *fakeState) says(s engine.State) {
@@ -138,15 +149,7 @@ func (b *bench) shows(generation int64, version string, status metricsaws.Extern
 
 func (b *bench) uses(hpa string) {
 	b.t.Helper()
-	err := b.watcher.hpas.GetStore().Add(&autoscalingv2.HorizontalPodAutoscaler{
-		ObjectMeta: metav1.ObjectMeta{Namespace: jobs.Namespace, Name: hpa},
-		Spec: autoscalingv2.HorizontalPodAutoscalerSpec{Metrics: []autoscalingv2.MetricSpec{{
-			External: &autoscalingv2.ExternalMetricSource{Metric: autoscalingv2.MetricIdentifier{Name: jobs.Name}},
-		}}},
-	})
-	if err != nil {
-		b.t.Fatal(err)
-	}
+	shows(b.t, b.watcher.hpas, hpaOf(jobs.Namespace, hpa, externalOfHPA(jobs.Name, nil)))
 }
 
 func (b *bench) report() {

@@ -59,7 +59,8 @@ func (c *Catalog) RulesReady() error { return c.load().rules.unlisted }
 // ruleSnapshot is what the rules make at one time. It is never changed.
 type ruleSnapshot struct {
 	// any says that there are rules.
-	any bool
+	any   bool
+	makes makes
 	// generation is that of the resources: what a rule makes of a literal name depends on
 	// them, and shows in no list.
 	mapper     rules.Mapper
@@ -80,6 +81,9 @@ type ruleSnapshot struct {
 	// discovery is there.
 	unlisted, unready error
 }
+
+// makes says which kinds of metrics rules make.
+type makes struct{ custom, external bool }
 
 // ruleMetric is a RuleMetric that discovery found, and its rule's place in the file.
 type ruleMetric struct {

@@ -22,6 +22,7 @@ const (
 	reasonAvailable    = "Available"
 	reasonMisreadByHPA = "MisreadByHPA"
 	reasonInvalid      = "Invalid"
+	reasonTooMany      = "TooManyExternalMetrics"
 	reasonRejected     = "Rejected"
 	reasonNoData       = "NoData"
 	reasonNotANumber   = "NotANumber"
@@ -72,6 +73,9 @@ func (k knowledge) ready() (metav1.Condition, []Item) {
 	c := metav1.Condition{Type: metricsaws.ConditionReady, Status: metav1.ConditionFalse}
 	if k.metric.Err != nil {
 		c.Reason, c.Message = reasonInvalid, k.metric.Err.Error()
+		if errors.Is(k.metric.Err, errTooMany) {
+			c.Reason = reasonTooMany
+		}
 		return c, nil
 	}
 	if !k.known || !k.state.InDemand {
@@ -139,6 +143,7 @@ func eventsOf(before, after metricsaws.ExternalMetricStatus) []event {
 	wasFresh, fresh := conditionOf(before, metricsaws.ConditionFresh), conditionOf(after, metricsaws.ConditionFresh)
 	var events []event
 	switch {
+	case ready.Reason == reasonTooMany: // Of thousands there would be thousands.
 	case ready.Status == metav1.ConditionFalse && (wasReady.Status != ready.Status || wasReady.Reason != ready.Reason),
 		ready.Reason == reasonMisreadByHPA && wasReady.Reason != ready.Reason:
 		events = append(events, event{corev1.EventTypeWarning, ready.Reason, ready.Message})

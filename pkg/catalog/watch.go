@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -37,7 +36,8 @@ const (
 	replanEvery = 30 * time.Second
 )
 
-// Pinner is told which requests are in demand because an HPA names them.
+// Pinner is told which requests are in demand because an HPA names them. One that is also a
+// Peeker has the catalog be ready only when they were asked once, see warm.
 type Pinner interface {
 	Pin(requests []engine.Request)
 }
@@ -57,6 +57,8 @@ type WatcherOptions struct {
 	// only ExternalMetrics are in demand before they are read.
 	Planner Planner
 	Mapper  KindMapper
+	// Objects has the pods read that HPAs ask for; nil if that is not wanted.
+	Objects Preparer
 }
 
 // Watcher keeps a catalog in step with the ExternalMetrics and HPAs of a cluster, and
@@ -73,18 +75,24 @@ type Watcher struct {
 	hpas     cache.SharedIndexInformer
 	dirty    chan struct{}
 	resized  atomic.Bool
-	known    map[types.UID]definition
+	ledger   *ledger
+	ceilings ceilings
 	shadowed map[types.NamespacedName]string
 	onChange func(changed []types.NamespacedName)
+	// peeker is the pinner if it can say what is answered; else nil.
+	peeker   Peeker
+	preparer Preparer
+	// pinned is what is in demand because HPAs name it, as long as the catalog is cold, and
+	// selecting says that they ask for pods by a selector.
+	pinned    atomic.Pointer[[]engine.Request]
+	selecting atomic.Bool
+
+	mu      sync.Mutex
+	pending changes
 }
 
-// definition is what was made of one generation of an object, kept so that only
-// the objects that changed are read anew.
-type definition struct {
-	generation int64
-	noData     string
-	metric     *Metric
-}
+// ceilings are how much is read.
+type ceilings struct{ definitions, asks amount }
 
 // NewWatcher makes a watcher. Nothing is asked of the API server before Run.
 func NewWatcher(opts WatcherOptions) (*Watcher, error) {
@@ -94,21 +102,26 @@ func NewWatcher(opts WatcherOptions) (*Watcher, error) {
 		defaults: opts.Defaults,
 		planner:  opts.Planner,
 		mapper:   opts.Mapper,
+		preparer: opts.Objects,
 		objects:  dynamicinformer.NewFilteredDynamicInformer(opts.Custom, metricsaws.Resource, metav1.NamespaceAll, 0, cache.Indexers{}, nil).Informer(),
 		hpas:     autoscalinginformers.NewHorizontalPodAutoscalerInformer(opts.Kube, metav1.NamespaceAll, 0, cache.Indexers{}),
 		dirty:    make(chan struct{}, 1),
-		known:    make(map[types.UID]definition),
+		ledger:   newLedger(),
+		ceilings: ceilings{amount{maxDefinitions, maxDefinitionBytes}, amount{maxAsks, maxAskBytes}},
+		shadowed: map[types.NamespacedName]string{},
 		onChange: func([]types.NamespacedName) {},
+		pending:  newChanges(),
 	}
+	w.peeker, _ = opts.Pinner.(Peeker)
 	w.catalog.objects.kind, w.catalog.hpas.kind = objectKind, hpaKind
 	w.catalog.objects.unserved = w.unserved
 	for _, add := range []func() error{
 		func() error { return w.objects.SetTransform(toRecord) },
-		func() error { return w.hpas.SetTransform(trimHPA) },
+		func() error { return w.hpas.SetTransform(toScaler) },
 		func() error { return w.objects.SetWatchErrorHandlerWithContext(w.catalog.objects.fail) },
 		func() error { return w.hpas.SetWatchErrorHandlerWithContext(w.catalog.hpas.fail) },
-		func() error { return rebuildOn(w, w.objects, sameDefinition) },
-		func() error { return rebuildOn(w, w.hpas, w.sameDemand) },
+		func() error { return rebuildOn(w, w.objects, objectsIn, sameDefinition) },
+		func() error { return rebuildOn(w, w.hpas, hpasIn, w.sameDemand) },
 	} {
 		if err := add(); err != nil {
 			return nil, fmt.Errorf("catalog: %w", err)
@@ -121,6 +134,11 @@ func NewWatcher(opts WatcherOptions) (*Watcher, error) {
 func (w *Watcher) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
+	if w.peeker != nil {
+		w.catalog.cold.Store(&errCold)
+		running.Go(func() { w.warm(ctx) })
+	}
+	running.Go(func() { newLookout(w).run(ctx) })
 	running.Go(func() { w.objects.RunWithContext(ctx) })
 	running.Go(func() { w.hpas.RunWithContext(ctx) })
 	running.Go(func() { w.follow(ctx, w.objects, &w.catalog.objects) })
@@ -131,11 +149,15 @@ func (w *Watcher) Run(ctx context.Context) error {
 	w.Refresh()
 	resize := time.NewTicker(resizeEvery)
 	defer resize.Stop()
-	for last := time.Now(); ; last = time.Now() {
+	for last := time.Now(); ; {
 		if !w.await(ctx, resize.C, last) {
 			return nil
 		}
-		w.rebuild(ctx)
+		c := w.take()
+		if c.all {
+			last = time.Now()
+		}
+		w.build(ctx, c)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -173,8 +195,8 @@ func (w *Watcher) settle(ctx context.Context) bool {
 	}
 }
 
-// await waits until there may be something else to serve, or to plan. It is false if
-// ctx is done.
+// await waits until there may be something else to serve, or to plan, of which all was
+// planned last at that time. It is false if ctx is done.
 func (w *Watcher) await(ctx context.Context, resize <-chan time.Time, last time.Time) bool {
 	for {
 		select {
@@ -183,7 +205,14 @@ func (w *Watcher) await(ctx context.Context, resize <-chan time.Time, last time.
 		case <-w.dirty:
 			return true
 		case <-resize:
-			if w.planner != nil && (w.resized.Swap(false) || time.Since(last) >= replanEvery) {
+			if w.planner == nil {
+				continue
+			}
+			if time.Since(last) >= replanEvery {
+				w.noteAll()
+				return true
+			}
+			if w.resized.Swap(false) {
 				return true
 			}
 		}
@@ -193,10 +222,14 @@ func (w *Watcher) await(ctx context.Context, resize <-chan time.Time, last time.
 // Refresh makes a new snapshot, and a new plan of what HPAs ask. It is to be called when
 // Discovery has found other metrics, and does not wait.
 func (w *Watcher) Refresh() {
-	select {
-	case w.dirty <- struct{}{}:
-	default:
-	}
+	w.noteAll()
+	w.wake()
+}
+
+func (w *Watcher) noteAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pending.all = true
 }
 
 // unserved says that the API server has resources, and ExternalMetrics are none of them.
@@ -209,51 +242,30 @@ func (w *Watcher) unserved() bool {
 	return learned && !served
 }
 
-// rebuild makes a snapshot of what the informers hold, and pins what HPAs name.
-func (w *Watcher) rebuild(ctx context.Context) {
-	if d := w.renewed.Swap(nil); d != nil {
-		w.defaults, w.known = *d, nil
-	}
-	objects := stored[*record](w.objects)
-	metrics := make([]*Metric, 0, len(objects))
-	known := make(map[types.UID]definition, len(objects))
-	for _, object := range objects {
-		d, ok := w.known[object.UID]
-		if !ok || !d.describes(object) {
-			d = define(object, w.defaults)
-		}
-		known[object.UID] = d
-		metrics = append(metrics, d.metric)
-	}
-	w.known = known
-
-	hpas := stored[*autoscalingv2.HorizontalPodAutoscaler](w.hpas)
-	view := w.catalog.load()
-	before, now := view.objects, newSnapshot(metrics, usersOf(hpas))
-	now.targets = leastTargets(hpas)
-	w.pinner.Pin(append(now.inDemand(), w.plan(ctx, now, view.rules, hpas)...))
-	w.catalog.setObjects(now)
-	w.onChange(now.changedSince(before))
-	w.tell(ctx, now, view.rules)
-	klog.FromContext(ctx).V(2).Info("Metrics known", "externalMetrics", len(metrics), "usedByHPAs", len(now.users))
-}
-
 // tell logs the rules' metrics that an ExternalMetric takes the place of in its
-// namespace, each once.
-func (w *Watcher) tell(ctx context.Context, s *snapshot, r *ruleSnapshot) {
-	shadowed := map[types.NamespacedName]string{}
-	for name := range s.external {
-		m := r.external[name.Name]
-		if m == nil {
-			continue
+// namespace, each once: of those that changed, or of all.
+func (w *Watcher) tell(ctx context.Context, d *draft, all bool) { //nolint:revive // What is new in all is told too.
+	rules := w.catalog.load().rules
+	look := func(name types.NamespacedName, m *Metric) {
+		rule := rules.external[name.Name]
+		if m == nil || rule == nil {
+			delete(w.shadowed, name)
+			return
 		}
-		shadowed[name] = m.Rule.ID
-		if w.shadowed[name] != m.Rule.ID {
+		if w.shadowed[name] != rule.Rule.ID {
 			klog.FromContext(ctx).Info("An ExternalMetric wins over a rule's metric of the same name in its namespace",
-				"externalMetric", name, "rule", m.Rule.ID)
+				"externalMetric", name, "rule", rule.Rule.ID)
+		}
+		w.shadowed[name] = rule.Rule.ID
+	}
+	for name := range d.defined {
+		look(name, d.external.get(name))
+	}
+	if all && len(rules.external)+len(w.shadowed) > 0 {
+		for name, m := range d.external.all() {
+			look(name, m)
 		}
 	}
-	w.shadowed = shadowed
 }
 
 // SetDefaults replaces the defaults, also for objects that are known already.
@@ -269,30 +281,27 @@ func (w *Watcher) OnChange(f func(changed []types.NamespacedName)) { w.onChange 
 // object is the ExternalMetric of that name as the cluster last showed it, or nil.
 // It is shared and must not be written to.
 func (w *Watcher) object(name types.NamespacedName) *metricsaws.ExternalMetric {
-	o, ok, err := w.objects.GetStore().GetByKey(name.String())
+	if r := w.record(name); r != nil {
+		return r.ExternalMetric
+	}
+	return nil
+}
+
+func (w *Watcher) record(name types.NamespacedName) *record { return lookup[*record](w.objects, name) }
+
+func (w *Watcher) hpa(name types.NamespacedName) *scaler { return lookup[*scaler](w.hpas, name) }
+
+// lookup is the object of that name that an informer of T holds, or zero.
+func lookup[T any](informer cache.SharedIndexInformer, name types.NamespacedName) T {
+	var none T
+	o, ok, err := informer.GetStore().GetByKey(name.String())
 	if err != nil || !ok {
-		return nil
+		return none
 	}
-	r, ok := o.(*record)
-	if !ok {
-		return nil
+	if t, ok := o.(T); ok {
+		return t
 	}
-	return r.ExternalMetric
-}
-
-func (d definition) describes(object *record) bool {
-	return d.generation == object.Generation && d.noData == object.Annotations[metricsaws.AnnotationNoData]
-}
-
-func define(object *record, defaults Defaults) definition {
-	d := definition{generation: object.Generation, noData: object.Annotations[metricsaws.AnnotationNoData]}
-	if object.err != nil {
-		d.metric = newMetric(object)
-		d.metric.Err = object.err
-	} else {
-		d.metric = fromExternalMetric(object.ExternalMetric, defaults)
-	}
-	return d
+	return none
 }
 
 func nameOf(object metav1.Object) types.NamespacedName {
@@ -322,20 +331,51 @@ func stored[T any](informer cache.SharedIndexInformer) []T {
 }
 
 // rebuildOn makes every change of an informer of T lead to a new snapshot, but for
-// updates after which the object is the same to the catalog.
-func rebuildOn[T any](w *Watcher, informer cache.SharedIndexInformer, same func(before, after T) bool) error {
+// updates after which the object is the same to the catalog. The set is that of the
+// informer's objects.
+func rebuildOn[T any](w *Watcher, informer cache.SharedIndexInformer, set func(changes) nameSet, same func(before, after T) bool) error {
+	note := func(object any) {
+		w.note(set, object)
+		w.wake()
+	}
 	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { w.Refresh() },
+		AddFunc: note,
 		UpdateFunc: func(before, after any) {
 			b, ok := before.(T)
 			a, ok2 := after.(T)
 			if !ok || !ok2 || !same(b, a) {
-				w.Refresh()
+				note(after)
 			}
 		},
-		DeleteFunc: func(any) { w.Refresh() },
+		DeleteFunc: note,
 	})
 	return err
+}
+
+func objectsIn(c changes) nameSet { return c.objects }
+func hpasIn(c changes) nameSet    { return c.hpas }
+
+// note keeps that an object may count otherwise in the next snapshot.
+func (w *Watcher) note(set func(changes) nameSet, object any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pending.note(set(w.pending), object)
+}
+
+// take gives what has changed since it was last called.
+func (w *Watcher) take() changes {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c := w.pending
+	w.pending = newChanges()
+	return c
+}
+
+func (w *Watcher) wake() {
+	select {
+	case w.dirty <- struct{}{}:
+	default:
+	}
 }
 
 // sameDefinition leaves out the updates that this adapter's own status writes cause.
@@ -346,11 +386,15 @@ func sameDefinition(before, after *record) bool {
 
 // sameDemand leaves out the status that the HPA controller writes at every sync. A
 // change of the replicas alone waits for its turn.
-func (w *Watcher) sameDemand(before, after *autoscalingv2.HorizontalPodAutoscaler) bool {
-	if before.Status.CurrentReplicas != after.Status.CurrentReplicas {
+func (w *Watcher) sameDemand(before, after *scaler) bool {
+	if before.UID != after.UID || before.fromZero != after.fromZero || !reflect.DeepEqual(before.metrics, after.metrics) {
+		return false
+	}
+	if before.replicas != after.replicas {
+		w.note(hpasIn, after)
 		w.resized.Store(true)
 	}
-	return reflect.DeepEqual(before.Spec.Metrics, after.Spec.Metrics)
+	return true
 }
 
 // record is an ExternalMetric as the adapter keeps it. One that does not have the
@@ -380,15 +424,8 @@ func toRecord(o any) (any, error) {
 		Generation:      raw.GetGeneration(),
 		ResourceVersion: raw.GetResourceVersion(),
 		Annotations:     annotations,
+
+		CreationTimestamp: raw.GetCreationTimestamp(),
 	}
 	return r, nil
-}
-
-func trimHPA(o any) (any, error) {
-	if hpa, ok := o.(*autoscalingv2.HorizontalPodAutoscaler); ok {
-		hpa.ManagedFields, hpa.Labels, hpa.Annotations = nil, nil, nil
-		hpa.Spec.Behavior = nil
-		hpa.Status = autoscalingv2.HorizontalPodAutoscalerStatus{CurrentReplicas: hpa.Status.CurrentReplicas}
-	}
-	return o, nil
 }

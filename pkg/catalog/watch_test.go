@@ -138,18 +138,19 @@ type access struct {
 
 	catalog *Catalog
 	watcher *Watcher
+	state   *fakeState
 	custom  *fake.FakeDynamicClient
 	kube    *kubefake.Clientset
 }
 
 func newAccess(t *testing.T) *access {
 	t.Helper()
-	a := &access{t: t, errs: map[string]error{}, log: &strings.Builder{}, catalog: &Catalog{}, kube: kubefake.NewClientset()}
+	a := &access{t: t, errs: map[string]error{}, log: &strings.Builder{}, catalog: &Catalog{}, kube: kubefake.NewClientset(), state: &fakeState{}}
 	a.custom = fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(),
 		map[schemaResource]string{metricsaws.Resource: "ExternalMetricList"}, externalMetric("good", int64(60)))
 	a.custom.PrependReactor("list", "*", a.react)
 	a.kube.PrependReactor("list", "*", a.react)
-	w, err := NewWatcher(WatcherOptions{Catalog: a.catalog, Pinner: &fakeState{}, Defaults: defaults, Kube: a.kube, Custom: a.custom})
+	w, err := NewWatcher(WatcherOptions{Catalog: a.catalog, Pinner: a.state, Defaults: defaults, Kube: a.kube, Custom: a.custom})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,7 +328,7 @@ func TestRulesAnswerOnceTheObjectsAreSettled(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 			if tc.synced {
-				c.setObjects(newSnapshot(nil, nil))
+				c.setObjects(&snapshot{})
 				if err := c.ObjectsSettled(); err != nil {
 					t.Errorf("with a snapshot: %v", err)
 				}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/labels"
@@ -23,6 +24,8 @@ type memory struct {
 	mu         sync.RWMutex
 	namespaces map[string]*namespace
 	count      int
+	// version is another one after each change.
+	version uint64
 }
 
 // namespace is the objects of a namespace, or all objects of a resource that has none.
@@ -30,6 +33,8 @@ type namespace struct {
 	groups map[uint64]*labelled
 	// of says where an object is, by its name.
 	of map[string]*labelled
+	// version is another one after each change.
+	version uint64
 }
 
 // labelled are objects with equal labels.
@@ -100,6 +105,23 @@ func (m *memory) size(in string) int {
 	return 0
 }
 
+// versions counts the changes of all memories, so that no two states have one version but
+// that of no objects at all, which is zero.
+var versions atomic.Uint64
+
+// versionOf is that of the objects of a namespace, of all of them if it is empty.
+func (m *memory) versionOf(in string) uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if in == "" {
+		return m.version
+	}
+	if n := m.namespaces[in]; n != nil {
+		return n.version
+	}
+	return 0
+}
+
 // Add implements cache.ReflectorStore.
 func (m *memory) Add(o any) error {
 	object, err := toObject(o)
@@ -138,7 +160,7 @@ func (m *memory) Replace(all []any, _ string) error {
 		next.put(object)
 	}
 	m.mu.Lock()
-	m.namespaces, m.count = next.namespaces, next.count
+	m.namespaces, m.count, m.version = next.namespaces, next.count, next.version
 	m.mu.Unlock()
 	m.replaced()
 	return nil
@@ -172,6 +194,7 @@ func (m *memory) put(o Object) {
 	g.names = append(g.names, o.Name)
 	n.of[o.Name] = g
 	m.count++
+	n.version, m.version = versions.Add(1), versions.Add(1)
 }
 
 func (m *memory) remove(in, name string) {
@@ -192,6 +215,7 @@ func (m *memory) remove(in, name string) {
 		delete(m.namespaces, in)
 	}
 	m.count--
+	n.version, m.version = versions.Add(1), versions.Add(1)
 }
 
 // group is the group of the objects with those labels. Its key is their hash, or the

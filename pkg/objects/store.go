@@ -106,6 +106,17 @@ func (s *Store) Get(ctx context.Context, r schema.GroupResource, namespace, name
 	return o, ok, nil
 }
 
+// Version tells states of the objects of a resource in a namespace apart; in all of them,
+// if the resource has no namespaces. As long as it is the same, other than 0, Select gives
+// the same names for the same selector. It waits and fails as Select does.
+func (s *Store) Version(ctx context.Context, r schema.GroupResource, namespace string) (uint64, error) {
+	w, scope, err := s.await(ctx, r, namespace)
+	if err != nil {
+		return 0, err
+	}
+	return w.objects.versionOf(scope), nil
+}
+
 // Count is how many objects of the resource there are in a namespace, in all of them if
 // it is empty; false while they are not read, which Count does not start.
 func (s *Store) Count(r schema.GroupResource, namespace string) (int, bool) {
@@ -119,6 +130,17 @@ func (s *Store) Count(r schema.GroupResource, namespace string) (int, bool) {
 		return 0, false
 	}
 	return w.objects.size(s.mapper.scope(r, namespace)), true
+}
+
+// Prepare keeps the objects of a resource read, as a Select does, and says whether they are,
+// or cannot be. It does not wait.
+func (s *Store) Prepare(r schema.GroupResource) bool {
+	w, err := s.watch(r)
+	if err != nil {
+		return true
+	}
+	ok, err := w.ready()
+	return ok || err != nil
 }
 
 // await is the watch of a resource once its objects are read, and the namespace by which

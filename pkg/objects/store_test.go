@@ -178,6 +178,32 @@ func TestCountStartsNothing(t *testing.T) {
 	}
 }
 
+// Prepare waits for nothing, and keeps what it began.
+func TestPrepareReadsAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, fakeClient())
+		if s.Prepare(pods) {
+			t.Error("read before anybody could")
+		}
+		synctest.Wait()
+		if !s.Prepare(pods) {
+			t.Error("not read")
+		}
+		if _, known := s.Count(pods, ""); !known {
+			t.Error("not counted")
+		}
+		for range 4 {
+			pause(idleAfter - time.Minute)
+			if !s.Prepare(pods) {
+				t.Error("read no more, although it is asked for")
+			}
+		}
+		if !s.Prepare(schema.GroupResource{Resource: "widgets"}) {
+			t.Error("there is nothing to wait for where there is no such resource")
+		}
+	})
+}
+
 func TestChangesAreFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := fakeClient()

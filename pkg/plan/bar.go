@@ -140,7 +140,7 @@ type outcome struct {
 
 // read reads the query of a scope, or of a narrower one where the wider is not shared,
 // rejected or too slow.
-func (p *Planner) read(ctx context.Context, s subject, scope rules.Scope, names []string) outcome {
+func (p *Planner) read(ctx context.Context, s subject, scope rules.Scope, names *Names) outcome {
 	o := p.readWidest(ctx, s, scope, names)
 	if o.q.scope > rules.Named && isSlow(ctx, o.err) {
 		return p.readNarrower(ctx, s, o, names)
@@ -149,7 +149,7 @@ func (p *Planner) read(ctx context.Context, s subject, scope rules.Scope, names 
 }
 
 // readWidest reads the first query, from a scope on, that is fit and not rejected.
-func (p *Planner) readWidest(ctx context.Context, s subject, scope rules.Scope, names []string) outcome {
+func (p *Planner) readWidest(ctx context.Context, s subject, scope rules.Scope, names *Names) outcome {
 	for {
 		q := p.widest(s, scope, names)
 		if q.err != nil {
@@ -165,7 +165,7 @@ func (p *Planner) readWidest(ctx context.Context, s subject, scope rules.Scope, 
 }
 
 // widest is the first query, from a scope on, that may be asked; or the exact one.
-func (p *Planner) widest(s subject, scope rules.Scope, names []string) *query {
+func (p *Planner) widest(s subject, scope rules.Scope, names *Names) *query {
 	for now := p.now(); scope > rules.Named; scope-- {
 		if q := p.query(s, scope, nil); q.fit(now) {
 			return q
@@ -177,7 +177,7 @@ func (p *Planner) widest(s subject, scope rules.Scope, names []string) *query {
 // readNarrower reads narrower queries than one that was too slow: those that serve
 // already, and others where that does not mean many more calls to a server that is down.
 // The outcome is as before if they fail too.
-func (p *Planner) readNarrower(ctx context.Context, s subject, slow outcome, names []string) (next outcome) {
+func (p *Planner) readNarrower(ctx context.Context, s subject, slow outcome, names *Names) (next outcome) {
 	if !p.serves(s, p.widest(s, slow.q.scope-1, names)) {
 		if !slow.q.try(p.now()) {
 			return slow

@@ -105,7 +105,7 @@ func (w *whole) round(n int) (failed int) {
 
 func (w *whole) readEach(n int) (failed int) {
 	for _, namespace := range numbered("n", n) {
-		if _, err := w.Read(w.t.Context(), w.subject(namespace), numbered("p", 3)); err != nil {
+		if _, err := w.Read(w.t.Context(), w.subject(namespace), NewNames(numbered("p", 3)...)); err != nil {
 			failed++
 		}
 	}
@@ -247,7 +247,7 @@ func TestNarrowerQueriesAreTriedOneAtATime(t *testing.T) {
 		}
 		read := func(namespace, want string) {
 			t.Helper()
-			if _, err := b.Read(t.Context(), b.subject(namespace), []string{"a"}); !errors.Is(err, sources.ErrTooSlow) {
+			if _, err := b.Read(t.Context(), b.subject(namespace), NewNames("a")); !errors.Is(err, sources.ErrTooSlow) {
 				t.Errorf("got %v", err)
 			}
 			b.want(b.engine.lastRead(), want)
@@ -276,7 +276,7 @@ func TestReaderWhoLeavesNarrowsNothing(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 0)
 	defer cancel()
 	b.engine.errs["space shop{}"] = fmt.Errorf("still under way: %w", context.DeadlineExceeded)
-	if _, err := b.Read(ctx, b.subject("shop"), []string{"a"}); err == nil {
+	if _, err := b.Read(ctx, b.subject("shop"), NewNames("a")); err == nil {
 		t.Error("no error")
 	}
 	b.want(b.engine.lastRead(), "space shop{}")
@@ -319,7 +319,7 @@ func TestRefusalsEndWhenTheServerRecovers(t *testing.T) {
 			b.engine.errs[q] = refused
 		}
 		b.reads("shop", "a")
-		if _, err := b.Read(t.Context(), b.subject("bank"), []string{"a"}); err == nil {
+		if _, err := b.Read(t.Context(), b.subject("bank"), NewNames("a")); err == nil {
 			t.Error("no error")
 		}
 		<-time.After(15 * time.Second)

@@ -110,7 +110,7 @@ type wanted struct {
 	subject
 
 	// names are the lists of objects that are asked for by name.
-	names map[string][]string
+	names map[string]*Names
 	// selectors counts the HPAs that ask by a selector, and replicas their pods.
 	selectors, replicas int
 }
@@ -130,7 +130,7 @@ func group(demands []Demand) map[subjectKey]map[string]*wanted {
 		}
 		w := spaces[s.Namespace]
 		if w == nil {
-			w = &wanted{subject: s, names: map[string][]string{}}
+			w = &wanted{subject: s, names: map[string]*Names{}}
 			spaces[s.Namespace] = w
 		}
 		w.add(d)
@@ -144,8 +144,8 @@ func (w *wanted) add(d Demand) {
 		w.replicas += max(d.Replicas, 1)
 		return
 	}
-	names := sorted(d.Names)
-	w.names[join(names)] = names
+	names := NewNames(d.Names...)
+	w.names[names.text()] = names
 }
 
 // readers is how many exact queries it would take.
@@ -256,7 +256,7 @@ func (p *Planner) announced(spaces map[string]*wanted, decided *subjectPlan) []e
 	return requests
 }
 
-func (p *Planner) announce(requests []engine.Request, s subject, scope rules.Scope, names []string) []engine.Request {
+func (p *Planner) announce(requests []engine.Request, s subject, scope rules.Scope, names *Names) []engine.Request {
 	q := p.forPlan(s, scope, names)
 	if q.err != nil {
 		klog.Background().V(2).Info("An HPA asks for what cannot be asked", "server", s.Server, "series", s.Series,
@@ -268,7 +268,7 @@ func (p *Planner) announce(requests []engine.Request, s subject, scope rules.Sco
 
 // scope is that of the query that answers a read of those objects best. The read may
 // have to take a narrower one.
-func (p *Planner) scope(ctx context.Context, s subject, names []string) rules.Scope {
+func (p *Planner) scope(ctx context.Context, s subject, names *Names) rules.Scope {
 	if !s.Share {
 		return rules.Named
 	}
@@ -285,7 +285,7 @@ func (p *Planner) scope(ctx context.Context, s subject, names []string) rules.Sc
 		share = fewShare
 	}
 	switch {
-	case len(names) > 1 && !p.few(len(names)*share, s.Resource, s.Namespace):
+	case len(names.list) > 1 && !p.few(len(names.list)*share, s.Resource, s.Namespace):
 		p.query(s, rules.Namespace, nil).wanted.Store(int64(now))
 		return rules.Namespace
 	case shared:
@@ -298,7 +298,7 @@ func (p *Planner) scope(ctx context.Context, s subject, names []string) rules.Sc
 
 // warm is the scope of the plan, or the one before while that serves and the query of the
 // plan was not answered yet.
-func (p *Planner) warm(ctx context.Context, s subject, names []string, planned *space, now time.Duration) rules.Scope {
+func (p *Planner) warm(ctx context.Context, s subject, names *Names, planned *space, now time.Duration) rules.Scope {
 	states, ok := p.opts.Engine.(StateReader)
 	if !ok || planned.was == planned.scope {
 		return planned.scope

@@ -68,7 +68,7 @@ func TestPlanOverAnEngine(t *testing.T) {
 			e.Pin(b.Update(demands))
 			for i := range 1000 {
 				start := time.Now()
-				if _, err := b.Read(ctx, b.subject("n"+strconv.Itoa(i%20)), numbered("p", 3)); err != nil {
+				if _, err := b.Read(ctx, b.subject("n"+strconv.Itoa(i%20)), NewNames(numbered("p", 3)...)); err != nil {
 					t.Fatal(err)
 				}
 				waited = max(waited, time.Since(start))

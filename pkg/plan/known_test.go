@@ -80,7 +80,7 @@ func TestNothingIsAskedBeforeTheResourcesAreKnown(t *testing.T) {
 	s := OfRule(set.Custom[0], "requests", pods, "shop", nil)
 	for name, read := range map[string]func() error{
 		"External": func() error { _, err := b.External(set.External[0], "queue", "shop", nil); return err },
-		"Read":     func() error { _, err := b.Read(t.Context(), s, []string{"a"}); return err },
+		"Read":     func() error { _, err := b.Read(t.Context(), s, NewNames("a")); return err },
 		"ReadAll":  func() error { _, err := b.ReadAll(t.Context(), s, objectsIn(20)); return err },
 	} {
 		if err := read(); !errors.Is(err, ErrNotReady) {
@@ -105,12 +105,12 @@ func TestErrorsEndWithTheirCause(t *testing.T) {
 	m.learn("pods", "namespaces")
 	s := OfRule(set.Custom[0], "requests", schema.GroupResource{Resource: "queues"}, "shop", nil)
 	for range 2 {
-		if _, err := b.Read(t.Context(), s, []string{"a"}); err == nil || err.Error() != "rules[0]: the Kubernetes API has no resource queues" {
+		if _, err := b.Read(t.Context(), s, NewNames("a")); err == nil || err.Error() != "rules[0]: the Kubernetes API has no resource queues" {
 			t.Errorf("got %v", err)
 		}
 	}
 	m.learn("queues")
-	if _, err := b.Read(t.Context(), s, []string{"a"}); err != nil {
+	if _, err := b.Read(t.Context(), s, NewNames("a")); err != nil {
 		t.Error(err)
 	}
 	b.want(squeeze(b.engine.lastRead()), `sum(requests{namespace="shop",queue="a"})by(queue)`)
@@ -126,7 +126,7 @@ func TestWhatIsKnownOutlivesChangesElsewhere(t *testing.T) {
 	b.engine.errs[`sum(requests{namespace="shop",pod!=""}) by (pod)`] = sources.ErrRejected
 	const shared, exact = `sum(requests{namespace="shop",pod!=""})by(pod)`, `sum(requests{namespace="shop",pod="a"})by(pod)`
 	for _, want := range []string{shared + "," + exact, exact, exact} {
-		if _, err := b.Read(t.Context(), subject(), []string{"a"}); err != nil {
+		if _, err := b.Read(t.Context(), subject(), NewNames("a")); err != nil {
 			t.Fatal(err)
 		}
 		b.want(squeeze(b.engine.lastRead()), want)
@@ -161,7 +161,7 @@ func TestOneOffReadsAreForgottenFirst(t *testing.T) {
 		b.want(b.reads("shop", "a", "b"), "space shop{}, exact shop/a|b{}")
 		<-time.After(time.Second)
 		for i := range 2 * maxQueries {
-			if _, err := b.Read(t.Context(), b.subject("x"), []string{fmt.Sprint("h", i)}); err != nil {
+			if _, err := b.Read(t.Context(), b.subject("x"), NewNames(fmt.Sprint("h", i))); err != nil {
 				t.Fatal(err)
 			}
 		}

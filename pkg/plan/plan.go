@@ -5,7 +5,6 @@ package plan
 import (
 	"context"
 	"errors"
-	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,6 +64,8 @@ type Planner struct {
 	updating sync.Mutex
 
 	queries queries
+	// answers counts those of which an index was made.
+	answers atomic.Uint64
 }
 
 // Options are what a Planner needs.
@@ -104,8 +105,12 @@ func (p *Planner) External(r *rules.Compiled, series, namespace string, selector
 
 // Reading is what was read of the objects that were asked for.
 type Reading struct {
+	// ID is equal for two Readings of a Planner only if all else of them is the same; zero
+	// says nothing.
+	ID uint64
 	// Samples are those of each object, in the order of the answer. Objects without
-	// one are absent. The samples are shared and must not be written to.
+	// one are absent, and others than those asked for may be there. All of it is shared
+	// and must not be written to.
 	Samples map[types.NamespacedName][]sources.Sample
 	// Fetched is when the backend was asked.
 	Fetched time.Time
@@ -118,7 +123,10 @@ type Reading struct {
 // rejects that or is too slow for it. An answer without a value is a Reading without
 // samples, and no error. Errors are the engine's, the rule's if the selector cannot be
 // expressed, or ErrNotReady.
-func (p *Planner) Read(ctx context.Context, s Subject, names []string) (Reading, error) {
+//
+// What a Read costs whose answer was read before does not depend on how many objects there
+// are.
+func (p *Planner) Read(ctx context.Context, s Subject, names *Names) (Reading, error) {
 	resolved, err := p.resolve(s)
 	if err != nil {
 		return Reading{}, err
@@ -127,17 +135,14 @@ func (p *Planner) Read(ctx context.Context, s Subject, names []string) (Reading,
 	if o.err != nil {
 		return Reading{}, o.err
 	}
-	reading := Reading{Fetched: o.answer.Fetched, Question: o.q.question}
-	if objects := o.q.index(o.answer, s.Namespace); len(objects) > 0 {
-		reading.Samples = make(map[types.NamespacedName][]sources.Sample, min(len(names), len(objects)))
-		for _, name := range names {
-			key := types.NamespacedName{Namespace: s.Namespace, Name: name}
-			if samples, ok := objects[key]; ok {
-				reading.Samples[key] = samples
-			}
-		}
-	}
-	return reading, nil
+	return p.reading(o.q, o.answer, s.Namespace), nil
+}
+
+// reading is an answer to q, whose objects are in the namespace if the question does not
+// say.
+func (p *Planner) reading(q *query, answer engine.Answer, namespace string) Reading {
+	i := p.index(q, answer, namespace)
+	return Reading{ID: i.id, Samples: i.objects, Fetched: answer.Fetched, Question: q.question}
 }
 
 // ReadAll reads the subject's values of objects in several namespaces, as `kubectl top
@@ -176,21 +181,14 @@ func (p *Planner) readCluster(ctx context.Context, s Subject, objects []types.Na
 	case isSlow(ctx, err):
 		// One object tells whether the others are worth a try.
 		resolved.Namespace = objects[0].Namespace
-		if p.readNarrower(ctx, resolved, outcome{q, answer, err}, []string{objects[0].Name}).err == nil {
+		if p.readNarrower(ctx, resolved, outcome{q, answer, err}, NewNames(objects[0].Name)).err == nil {
 			return Reading{}, errNotShared
 		}
 		return Reading{}, err
 	case err != nil:
 		return Reading{}, err
 	}
-	reading := Reading{Fetched: answer.Fetched, Question: q.question, Samples: map[types.NamespacedName][]sources.Sample{}}
-	index := q.index(answer, "")
-	for _, o := range objects {
-		if samples, ok := index[o]; ok {
-			reading.Samples[o] = samples
-		}
-	}
-	return reading, nil
+	return p.reading(q, answer, ""), nil
 }
 
 // readEach reads each namespace by itself, all at once, and fails if one of them does.
@@ -202,7 +200,7 @@ func (p *Planner) readEach(ctx context.Context, s Subject, names map[string][]st
 		group.Go(func() error {
 			s := s
 			s.Namespace = namespace
-			reading, err := p.Read(ctx, s, names)
+			reading, err := p.Read(ctx, s, NewNames(names...))
 			if err != nil {
 				return err
 			}
@@ -211,7 +209,13 @@ func (p *Planner) readEach(ctx context.Context, s Subject, names map[string][]st
 			if all.Fetched.IsZero() || reading.Fetched.Before(all.Fetched) {
 				all.Fetched, all.Question = reading.Fetched, reading.Question
 			}
-			maps.Copy(all.Samples, reading.Samples)
+			// Those of other namespaces are for who reads them to say.
+			for _, name := range names {
+				key := types.NamespacedName{Namespace: namespace, Name: name}
+				if samples, ok := reading.Samples[key]; ok {
+					all.Samples[key] = samples
+				}
+			}
 			return nil
 		})
 	}

@@ -161,7 +161,7 @@ func (b *bench) update(demands ...[]Demand) string {
 // reads gives the queries that a read of the objects asks.
 func (b *bench) reads(namespace string, objects ...string) string {
 	b.t.Helper()
-	if _, err := b.Read(b.t.Context(), b.subject(namespace), objects); err != nil {
+	if _, err := b.Read(b.t.Context(), b.subject(namespace), NewNames(objects...)); err != nil {
 		b.t.Fatal(err)
 	}
 	return b.engine.lastRead()
@@ -353,8 +353,10 @@ func TestReadAll(t *testing.T) {
 	b.engine.answers["cluster{}"] = engine.Answer{Samples: samples}
 	got, asked := read(objects...)
 	b.want(asked, "cluster{}")
-	if len(got) != 20 || len(got[object("n7", "x")]) != 1 {
-		t.Errorf("many namespaces: %v", got)
+	for _, o := range objects {
+		if len(got[o]) != 1 || got[o][0].Value != 3 {
+			t.Errorf("many namespaces: %s has %v", o, got[o])
+		}
 	}
 	// An HPA's read that nobody announced may share it.
 	b.want(b.reads("n3", "x"), "cluster{}")
@@ -379,7 +381,7 @@ func TestRulesThatAreNotShared(t *testing.T) {
 			d := b.selects("shop", 1, 3)[0]
 			set(b, &d)
 			b.want(b.update([]Demand{d}), "")
-			if _, err := b.Read(t.Context(), d.Subject, []string{"a", "b"}); err != nil {
+			if _, err := b.Read(t.Context(), d.Subject, NewNames("a", "b")); err != nil {
 				t.Fatal(err)
 			}
 			b.want(b.engine.lastRead(), "exact shop/a|b{}")
@@ -404,14 +406,14 @@ func TestRejectedSharedQueryIsReadExactly(t *testing.T) {
 
 		// Any other failure is no reason to ask more.
 		b.engine.errs["space shop{}"] = &engine.UnavailableError{Source: "prometheus", Err: errors.New("503")}
-		if _, err := b.Read(t.Context(), b.subject("shop"), []string{"a"}); err == nil {
+		if _, err := b.Read(t.Context(), b.subject("shop"), NewNames("a")); err == nil {
 			t.Error("no error")
 		}
 		b.want(b.engine.lastRead(), "space shop{}")
 
 		// An exact query that is rejected too is the reader's error.
 		b.engine.errs["space shop{}"], b.engine.errs["exact shop/a{}"] = refused, refused
-		if _, err := b.Read(t.Context(), b.subject("shop"), []string{"a"}); !errors.Is(err, sources.ErrRejected) {
+		if _, err := b.Read(t.Context(), b.subject("shop"), NewNames("a")); !errors.Is(err, sources.ErrRejected) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -504,7 +506,7 @@ func TestSelectorsThatCannotBeAsked(t *testing.T) {
 		s.Selector = selector
 		demands := []Demand{{Subject: s, Replicas: 1}, {Subject: s, Names: []string{"a"}}, {Subject: b.subject("shop"), Replicas: 1}}
 		b.want(b.update(demands), "space shop{}")
-		if _, err := b.Read(t.Context(), s, []string{"a", "b"}); err == nil || err.Error() != want {
+		if _, err := b.Read(t.Context(), s, NewNames("a", "b")); err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
@@ -531,7 +533,7 @@ func TestLengthIsLimited(t *testing.T) {
 			if tc.selector > 0 {
 				s.Selector = labels.SelectorFromValidatedSet(labels.Set{"a": strings.Repeat("b", tc.selector)})
 			}
-			_, err := b.Read(t.Context(), s, tc.names)
+			_, err := b.Read(t.Context(), s, NewNames(tc.names...))
 			if got := fmt.Sprint(err); err != nil && got != tc.want || err == nil && tc.want != "" {
 				t.Errorf("got %.200s, want %s", got, tc.want)
 			}
@@ -559,7 +561,7 @@ func TestRequestsAreNotKept(t *testing.T) {
 		b.engine.answers["exact "+s.Namespace+"/"+request[9:16]+"{}"] = engine.Answer{
 			Fetched: time.Now(), Samples: []sources.Sample{{Labels: map[string]string{"object": strings.Clone(request[9:16])}}},
 		}
-		r, err := b.Read(t.Context(), s, []string{request[9:16]})
+		r, err := b.Read(t.Context(), s, NewNames(request[9:16]))
 		if err != nil || len(r.Samples) != 1 {
 			t.Fatal(r, err)
 		}
@@ -582,13 +584,13 @@ func TestQueriesGoWithoutOthersComing(t *testing.T) {
 		s := b.subject("shop")
 		s.Share = false
 		for _, name := range []string{"a", "b"} {
-			if _, err := b.Read(t.Context(), s, []string{name}); err != nil {
+			if _, err := b.Read(t.Context(), s, NewNames(name)); err != nil {
 				t.Fatal(err)
 			}
 		}
 		<-time.After(keepFor)
 		for range 3 {
-			if _, err := b.Read(t.Context(), s, []string{"a"}); err != nil {
+			if _, err := b.Read(t.Context(), s, NewNames("a")); err != nil {
 				t.Fatal(err)
 			}
 			<-time.After(sweepEvery)
@@ -623,8 +625,9 @@ func TestReading(t *testing.T) {
 		of("a", 1), of("b", 2), of("a", 3), {Labels: map[string]string{"pod": "a"}, Value: 4}, of("other", 5), of("a", 6),
 	}}
 	b.update(b.selects("shop", 1, 3))
+	var id uint64
 	for range 2 {
-		r, err := b.Read(t.Context(), b.subject("shop"), []string{"a", "b", "c"})
+		r, err := b.Read(t.Context(), b.subject("shop"), NewNames("a", "b", "c"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -635,7 +638,11 @@ func TestReading(t *testing.T) {
 			}
 		}
 		slices.Sort(got)
-		b.want(strings.Join(got, " "), "shop/a=1 shop/a=3 shop/a=6 shop/b=2")
+		b.want(strings.Join(got, " "), "shop/a=1 shop/a=3 shop/a=6 shop/b=2 shop/other=5")
+		if id != 0 && r.ID != id || r.ID == 0 {
+			t.Errorf("the same answer has the IDs %d and %d", id, r.ID)
+		}
+		id = r.ID
 		b.want(r.Question.ObjectLabel, "object")
 		if !r.Fetched.Equal(fetched) {
 			t.Errorf("fetched %v", r.Fetched)
@@ -644,9 +651,39 @@ func TestReading(t *testing.T) {
 
 	b.engine.answers["space shop{}"] = engine.Answer{Fetched: fetched.Add(time.Minute)}
 	b.engine.errs["space shop{}"] = fmt.Errorf("requests: %w", sources.ErrNoData)
-	r, err := b.Read(t.Context(), b.subject("shop"), []string{"a"})
+	r, err := b.Read(t.Context(), b.subject("shop"), NewNames("a"))
 	if err != nil || len(r.Samples) != 0 || !r.Fetched.Equal(fetched.Add(time.Minute)) {
 		t.Errorf("no data: %+v, %v", r, err)
+	}
+	if r.ID == id {
+		t.Error("another answer has the same ID")
+	}
+}
+
+// What differs in anything but the names that were asked for has another ID.
+func TestReadingsOfDifferentAnswersHaveDifferentIDs(t *testing.T) {
+	b := newBench(t)
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	one := []sources.Sample{{Labels: map[string]string{"object": "a"}, Value: 1}}
+	two := slices.Clone(one)
+	seen := map[uint64]string{}
+	for _, query := range []string{"exact shop/a{}", "exact bank/a{}", "exact shop/b{}"} {
+		in, name, _ := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(query, "exact "), "{}"), "/")
+		for i, answer := range []engine.Answer{
+			{Fetched: at, Samples: one}, {Fetched: at, Samples: two}, {Fetched: at.Add(1), Samples: two}, {Fetched: at}, {Fetched: at.Add(1)},
+		} {
+			b.engine.answers[query] = answer
+			what := fmt.Sprint(query, " ", i)
+			r, err := b.Read(t.Context(), b.subject(in), NewNames(name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.want(b.engine.lastRead(), query)
+			if seen[r.ID] != "" {
+				t.Errorf("%s has the ID of %s", what, seen[r.ID])
+			}
+			seen[r.ID] = what
+		}
 	}
 }
 
@@ -660,15 +697,15 @@ func TestAnAnswerIsIndexedOnce(t *testing.T) {
 	e := constantEngine{engine.Answer{Fetched: time.Now(), Samples: samples}}
 	b.Planner = New(b.options(e))
 	b.update(b.selects("shop", 1, 3))
-	names := []string{"pod-1", "pod-2", "pod-3"}
+	names := NewNames("pod-1", "pod-2", "pod-3")
 	subject := b.subject("shop")
 	allocs := testing.AllocsPerRun(100, func() {
 		r, err := b.Read(t.Context(), subject, names)
-		if err != nil || len(r.Samples) != 3 {
-			t.Fatal(r, err)
+		if err != nil || len(r.Samples) != len(samples) {
+			t.Fatal(len(r.Samples), err)
 		}
 	})
-	if allocs > 6 {
+	if allocs > 1 { // It is the fake's, for its identity.
 		t.Errorf("%v allocations a read", allocs)
 	}
 }
@@ -718,7 +755,7 @@ func TestConcurrentUse(t *testing.T) {
 				if i == 0 {
 					b.Update([]Demand{{Subject: b.subject(namespace), Replicas: j}, {Subject: b.subject("n1"), Names: []string{"a"}}})
 				}
-				if _, err := b.Read(t.Context(), b.subject(namespace), numbered("p", 1+j%3)); err != nil {
+				if _, err := b.Read(t.Context(), b.subject(namespace), NewNames(numbered("p", 1+j%3)...)); err != nil {
 					t.Error(err)
 				}
 			}

@@ -2,7 +2,6 @@ package plan
 
 import (
 	"cmp"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -36,8 +35,6 @@ const (
 	maxNaming   = 1 << 20
 	// maxShown is how many bytes of a query the log shows.
 	maxShown = 300
-	// maxNames is from how many bytes on a list of names is known by its hash.
-	maxNames = 128
 )
 
 // never is a time long before the planner's first.
@@ -98,45 +95,20 @@ type query struct {
 	indexed  atomic.Pointer[index]
 }
 
-// keyOf is the key of a scope's query, of which only rules.Named heeds the names. They
-// are sorted.
-func keyOf(s subject, scope rules.Scope, names []string) queryKey {
+// keyOf is the key of a scope's query, of which only rules.Named heeds the names.
+func keyOf(s subject, scope rules.Scope, names *Names) queryKey {
 	switch scope {
 	case rules.Cluster:
 		return queryKey{subjectKey: s.key, scope: scope}
 	case rules.Namespace:
 		return queryKey{subjectKey: s.key, scope: scope, namespace: s.Namespace}
 	default:
-		return queryKey{subjectKey: s.key, scope: scope, namespace: s.Namespace, names: join(names)}
+		return queryKey{subjectKey: s.key, scope: scope, namespace: s.Namespace, names: names.text()}
 	}
-}
-
-// sorted are the names in order, each once.
-func sorted(names []string) []string {
-	for i := 1; i < len(names); i++ {
-		if names[i-1] >= names[i] {
-			return slices.Compact(slices.Sorted(slices.Values(names)))
-		}
-	}
-	return names
-}
-
-// join is a text for names, which have no newlines: themselves, one a line, or a hash of
-// many.
-func join(names []string) string {
-	text := strings.Join(names, "\n")
-	if len(text) <= maxNames {
-		return text
-	}
-	sum := sha256.Sum256([]byte(text))
-	return "\n" + string(sum[:])
 }
 
 // query is that of a scope. It is made if need be.
-func (p *Planner) query(s subject, scope rules.Scope, names []string) *query {
-	if scope == rules.Named {
-		names = sorted(names)
-	}
+func (p *Planner) query(s subject, scope rules.Scope, names *Names) *query {
 	key, now, generation := keyOf(s, scope, names), p.now(), p.opts.Mapper.Generation()
 	q := p.queries.get(key)
 	if !q.current(s, generation) {
@@ -157,7 +129,7 @@ func (q *query) current(s subject, generation uint64) bool {
 
 // forPlan is query for what is or may become part of a plan: it is the last to be
 // forgotten.
-func (p *Planner) forPlan(s subject, scope rules.Scope, names []string) *query {
+func (p *Planner) forPlan(s subject, scope rules.Scope, names *Names) *query {
 	q := p.query(s, scope, names)
 	q.planned.Store(int64(p.now()))
 	return q
@@ -176,7 +148,7 @@ func (p *Planner) known(s subject, scope rules.Scope) *query {
 }
 
 // compose makes the query of a key.
-func (p *Planner) compose(s subject, key queryKey, names []string) *query {
+func (p *Planner) compose(s subject, key queryKey, names *Names) *query {
 	q := &query{scope: key.scope, asker: s.Asker}
 	q.bars.server = p.queries.server(s.Server)
 	q.wanted.Store(never)
@@ -187,7 +159,7 @@ func (p *Planner) compose(s subject, key queryKey, names []string) *query {
 		Namespace: key.namespace, Scope: key.scope,
 	}
 	if key.scope == rules.Named {
-		ask.Names = names
+		ask.Names = names.List()
 	} else if q.err = p.shareable(s, ask); q.err != nil {
 		return q
 	}
@@ -350,20 +322,22 @@ func (q *query) wantedLately(now time.Duration) bool {
 
 // index holds the samples of one answer by the object that they describe.
 type index struct {
+	// id is no other index's.
+	id      uint64
 	of      engine.Answer
 	objects map[types.NamespacedName][]sources.Sample
 }
 
 // index is that of the answer, whose objects are in the namespace if the question does
 // not say. It is made once per answer, as a thousand HPAs may read one.
-func (q *query) index(answer engine.Answer, namespace string) map[types.NamespacedName][]sources.Sample {
+func (p *Planner) index(q *query, answer engine.Answer, namespace string) *index {
 	if i := q.indexed.Load(); i.is(answer) {
-		return i.objects
+		return i
 	}
 	q.indexing.Lock()
 	defer q.indexing.Unlock()
 	if i := q.indexed.Load(); i.is(answer) {
-		return i.objects
+		return i
 	}
 	namespace = strings.Clone(namespace) // It is a part of the request, which is not to live as long.
 	objects := make(map[types.NamespacedName][]sources.Sample, len(answer.Samples))
@@ -385,12 +359,10 @@ func (q *query) index(answer engine.Answer, namespace string) map[types.Namespac
 			objects[key] = answer.Samples[i : i+1 : i+1]
 		}
 	}
-	q.indexed.Store(&index{answer, objects})
-	return objects
+	i := &index{p.answers.Add(1), answer, objects}
+	q.indexed.Store(i)
+	return i
 }
 
 // is says whether i was made of that answer.
-func (i *index) is(of engine.Answer) bool {
-	return i != nil && i.of.Fetched.Equal(of.Fetched) && len(i.of.Samples) == len(of.Samples) &&
-		(len(of.Samples) == 0 || &i.of.Samples[0] == &of.Samples[0])
-}
+func (i *index) is(of engine.Answer) bool { return i != nil && i.of.Is(of) }

@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -44,11 +44,13 @@ type CustomCatalog interface {
 
 // CustomPlanner reads the metrics of objects, as *plan.Planner does.
 type CustomPlanner interface {
-	Read(ctx context.Context, s plan.Subject, names []string) (plan.Reading, error)
+	Read(ctx context.Context, s plan.Subject, names *plan.Names) (plan.Reading, error)
 }
 
 // Objects knows which objects there are, as *objects.Store does.
 type Objects interface {
+	// Version is another one whenever Select may give other names, and 0 says nothing.
+	Version(ctx context.Context, r schema.GroupResource, namespace string) (uint64, error)
 	Select(ctx context.Context, r schema.GroupResource, namespace string, selector labels.Selector) ([]string, error)
 	Get(ctx context.Context, r schema.GroupResource, namespace, name string) (objects.Object, bool, error)
 }
@@ -76,39 +78,52 @@ type Custom struct {
 	planner CustomPlanner
 	objects Objects
 	kinds   Kinds
+	reads   *Reads
+	kept    *kept[answerKey, answer]
 	// all is what ListAllMetrics last gave.
 	all atomic.Pointer[listing]
 }
 
 var _ provider.CustomMetricsProvider = (*Custom)(nil)
 
-// NewCustom makes a provider of the catalog's metrics of objects.
-func NewCustom(c CustomCatalog, p CustomPlanner, o Objects, k Kinds) *Custom {
-	return &Custom{catalog: c, planner: p, objects: o, kinds: k}
+// NewCustom makes a provider of the catalog's metrics of objects, whose reads are counted
+// unless nobody is given to count them.
+func NewCustom(c CustomCatalog, p CustomPlanner, o Objects, k Kinds, reads *Reads) *Custom {
+	return &Custom{
+		catalog: c, planner: p, objects: o, kinds: k, reads: reads,
+		kept: newKept[answerKey, answer](func() { reads.evicted(customAPI) }),
+	}
 }
 
 // GetMetricByName gives the value of one object, which need not exist: what counts is
 // whether the rule's query has a sample of it. Where there is none and the rule says
 // that this means zero, an object that exists has zero.
 func (p *Custom) GetMetricByName(ctx context.Context, name types.NamespacedName, info provider.CustomMetricInfo, metricSelector labels.Selector) (*custom_metrics.MetricValue, error) {
-	m, err := p.find(ctx, info, name.Namespace, metricSelector)
-	if err != nil {
+	began := time.Now()
+	m := &objectMetric{info: info, namespace: name.Namespace, selector: metricSelector, hpa: mayBeHPA(ctx)}
+	value, err := p.byName(ctx, m, name.Name)
+	p.reads.count(m.kindOfRead(), began, 1, err)
+	return value, err
+}
+
+func (p *Custom) byName(ctx context.Context, m *objectMetric, name string) (*custom_metrics.MetricValue, error) {
+	if err := p.find(ctx, m); err != nil {
 		return nil, err
 	}
-	item, err := p.one(ctx, m, name.Name)
+	item, err := p.one(ctx, m, name)
 	if err != nil {
-		return nil, m.failed(name.Name, err)
+		return nil, m.failed(name, err)
 	}
-	values, err := p.values(ctx, m, []string{name.Name}, []catalog.Item{item})
+	values, err := m.values([]string{name}, []catalog.Item{item}, p.leastTarget(m, name))
 	if err != nil {
-		return nil, m.failed(name.Name, err)
+		return nil, m.failed(name, err)
 	}
 	return &values[0], nil
 }
 
 // one is the item of one object.
 func (p *Custom) one(ctx context.Context, m *objectMetric, name string) (catalog.Item, error) {
-	reading, err := p.read(ctx, m, name)
+	reading, err := p.read(ctx, m, plan.NewNames(name))
 	if err != nil {
 		return catalog.Item{}, err
 	}
@@ -128,41 +143,29 @@ func (p *Custom) one(ctx context.Context, m *objectMetric, name string) (catalog
 // zero, and so are those whose sample is no number and those with several, as long as
 // another one is left.
 func (p *Custom) GetMetricBySelector(ctx context.Context, namespace string, selector labels.Selector, info provider.CustomMetricInfo, metricSelector labels.Selector) (*custom_metrics.MetricValueList, error) {
-	m, err := p.find(ctx, info, namespace, metricSelector)
+	began := time.Now()
+	m := &objectMetric{info: info, namespace: namespace, selector: metricSelector, hpa: mayBeHPA(ctx)}
+	values, err := p.bySelector(ctx, m, selector)
+	p.reads.count(m.kindOfRead(), began, len(values), err)
 	if err != nil {
 		return nil, err
-	}
-	names, items, err := p.several(ctx, m, selector)
-	if err != nil {
-		return nil, m.failed("", err)
-	}
-	values, err := p.values(ctx, m, names, items)
-	if err != nil {
-		return nil, m.failed("", err)
 	}
 	return &custom_metrics.MetricValueList{Items: values}, nil
 }
 
-// several are the names and the items of the objects that the selector matches.
-func (p *Custom) several(ctx context.Context, m *objectMetric, selector labels.Selector) ([]string, []catalog.Item, error) {
-	names, err := p.objects.Select(ctx, m.resource, m.namespace, selector)
+func (p *Custom) bySelector(ctx context.Context, m *objectMetric, selector labels.Selector) ([]custom_metrics.MetricValue, error) {
+	if err := p.find(ctx, m); err != nil {
+		return nil, err
+	}
+	values, err := p.several(ctx, m, selector)
 	if err != nil {
-		return nil, nil, err
+		return nil, m.failed("", err)
 	}
-	if len(names) == 0 {
-		return nil, nil, m.notFound("", m.noneMatches(selector))
-	}
-	// Objects of several namespaces may share a name, where a rule does not tell them apart.
-	names = slices.Compact(names)
-	reading, err := p.read(ctx, m, names...)
-	if err != nil {
-		return nil, nil, err
-	}
-	return m.items(ctx, reading, names)
+	return values, nil
 }
 
 // read reads the objects of those names.
-func (p *Custom) read(ctx context.Context, m *objectMetric, names ...string) (plan.Reading, error) {
+func (p *Custom) read(ctx context.Context, m *objectMetric, names *plan.Names) (plan.Reading, error) {
 	reading, err := p.planner.Read(ctx, plan.OfRule(m.Rule, m.Series, m.resource, m.namespace, m.selector), names)
 	if err != nil && !isOfEngine(err) {
 		err = inexpressible(err, m.selector)
@@ -195,20 +198,19 @@ func isSame(a, b []catalog.CustomName) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
-// find is the metric that was asked for. Its error is the API's.
-func (p *Custom) find(ctx context.Context, info provider.CustomMetricInfo, namespace string, selector labels.Selector) (*objectMetric, error) {
-	m := &objectMetric{info: info, namespace: namespace, selector: selector}
+// find completes the metric that was asked for. Its error is the API's.
+func (p *Custom) find(ctx context.Context, m *objectMetric) error {
 	if err := p.resolve(ctx, m); err != nil {
-		return nil, err
+		return err
 	}
-	name := catalog.CustomName{Resource: m.resource, Namespaced: info.Namespaced, Metric: info.Metric}
+	name := catalog.CustomName{Resource: m.resource, Namespaced: m.info.Namespaced, Metric: m.info.Metric}
 	if m.RuleMetric = p.catalog.Custom(name); m.RuleMetric != nil {
-		return m, nil
+		return nil
 	}
 	if err := p.catalog.RulesReady(); err != nil {
-		return nil, notKnown(m.String(), err)
+		return notKnown(m.String(), err)
 	}
-	return nil, m.failed("", m.notFound("", p.elsewhere(name)))
+	return m.failed("", m.notFound("", p.elsewhere(name)))
 }
 
 // resolve finds out which resource was asked for.
@@ -301,6 +303,16 @@ type objectMetric struct {
 	// namespace is that of the objects; empty for objects without one.
 	namespace string
 	selector  labels.Selector
+	// hpa says that an HPA may ask.
+	hpa bool
+}
+
+// kindOfRead is what a read of the metric counts as.
+func (m *objectMetric) kindOfRead() kind {
+	if m.resource.Empty() {
+		return kindOfCustom(m.info.GroupResource, m.info.Namespaced)
+	}
+	return kindOfCustom(m.resource, m.info.Namespaced)
 }
 
 // objects are what the metric describes, in words: all that were asked for if the name
@@ -363,7 +375,7 @@ func (m *objectMetric) failed(name string, err error) error {
 		place = " " + placeOf(m.Rule)
 	}
 	if errors.Is(err, errNoSample) {
-		err = m.notFound(name, err)
+		return noData(status(http.StatusNotFound, metav1.StatusReasonNotFound, "%v%s", m.notFound(name, err), place))
 	}
 	if errors.Is(err, errNotFound) {
 		return status(http.StatusNotFound, metav1.StatusReasonNotFound, "%v%s", err, place)
@@ -418,52 +430,56 @@ func (m *objectMetric) items(ctx context.Context, reading plan.Reading, names []
 	return named, items, nil
 }
 
-// values are the items of the objects of those names in the API's terms, if whoever asks
-// does not misread them.
-func (p *Custom) values(ctx context.Context, m *objectMetric, names []string, items []catalog.Item) ([]custom_metrics.MetricValue, error) {
-	if mayBeHPA(ctx) && len(items) > 0 {
-		if err := catalog.ObjectsReadableByHPA(items); err != nil {
-			return nil, err
-		}
-		// An HPA asks in its own namespace, or for that.
-		namespace := cmp.Or(m.namespace, names[0])
-		if target, ok := p.catalog.LeastTarget(types.NamespacedName{Namespace: namespace, Name: m.info.Metric}); ok {
-			if err := catalog.ReplicasReadableByHPA(items, target); err != nil {
-				return nil, err
-			}
-		}
+// readable wraps catalog.ErrMisreadByHPA if who asks may be an HPA and would misread one of
+// the items.
+func (m *objectMetric) readable(items []catalog.Item, least target) error {
+	if !m.hpa {
+		return nil
 	}
-	return m.values(names, items)
+	if err := catalog.ObjectsReadableByHPA(items); err != nil || !least.known {
+		return err
+	}
+	return catalog.ReplicasReadableByHPA(items, least.value)
 }
 
-// values are the items of the objects of those names in the API's terms.
-func (m *objectMetric) values(names []string, items []catalog.Item) ([]custom_metrics.MetricValue, error) {
-	metric := custom_metrics.MetricIdentifier{Name: m.info.Metric}
+// values are the items of the objects of those names in the API's terms, unless they are
+// misread by whoever asks. Nothing of them is a part of the request but the names.
+func (m *objectMetric) values(names []string, items []catalog.Item, least target) ([]custom_metrics.MetricValue, error) {
+	if err := m.readable(items, least); err != nil {
+		return nil, err
+	}
+	metric := custom_metrics.MetricIdentifier{Name: strings.Clone(m.info.Metric)}
 	var err error
 	if metric.Selector, err = echoOf(m.selector); err != nil {
 		return nil, inexpressible(err, m.selector)
 	}
 	values := make([]custom_metrics.MetricValue, len(items))
+	object := custom_metrics.ObjectReference{
+		APIVersion: m.kind.GroupVersion().String(), Kind: m.kind.Kind, Namespace: strings.Clone(m.namespace),
+	}
 	var window time.Duration
 	var seconds *int64
 	for i, item := range items {
 		if item.Window != window {
 			window, seconds = item.Window, secondsOf(item.Window)
 		}
+		object.Name = names[i]
 		values[i] = custom_metrics.MetricValue{
-			DescribedObject: custom_metrics.ObjectReference{
-				APIVersion: m.kind.GroupVersion().String(),
-				Kind:       m.kind.Kind,
-				Namespace:  m.namespace,
-				Name:       names[i],
-			},
-			Metric:        metric,
-			Timestamp:     metav1.NewTime(item.Time),
-			WindowSeconds: seconds,
-			Value:         item.Value,
+			DescribedObject: object,
+			Metric:          metric,
+			Timestamp:       metav1.NewTime(item.Time),
+			WindowSeconds:   seconds,
+			Value:           withText(item.Value),
 		}
 	}
 	return values, nil
+}
+
+// withText is a quantity that has its text. Without, Quantity.String would write to it,
+// which readers may share, and each answer would be formatted anew.
+func withText(q resource.Quantity) resource.Quantity {
+	_ = q.String()
+	return q
 }
 
 // operators are those that the API's selectors have.
@@ -477,7 +493,8 @@ var operators = map[selection.Operator]metav1.LabelSelectorOperator{
 	selection.DoesNotExist: metav1.LabelSelectorOpDoesNotExist,
 }
 
-// echoOf is a metric selector as answers repeat it; nil for one that is empty.
+// echoOf is a metric selector as answers repeat it, without any part of it; nil for one
+// that is empty.
 func echoOf(selector labels.Selector) (*metav1.LabelSelector, error) {
 	if selector.Empty() {
 		return nil, nil //nolint:nilnil // Answers repeat no empty selector.
@@ -489,13 +506,16 @@ func echoOf(selector labels.Selector) (*metav1.LabelSelector, error) {
 		if !ok {
 			return nil, fmt.Errorf("%q cannot be compared by %q", r.Key(), r.Operator())
 		}
-		values := slices.Sorted(slices.Values(r.ValuesUnsorted()))
+		key, values := strings.Clone(r.Key()), slices.Sorted(slices.Values(r.ValuesUnsorted()))
+		for i, v := range values {
+			values[i] = strings.Clone(v)
+		}
 		isEquals := r.Operator() == selection.Equals || r.Operator() == selection.DoubleEquals
-		if _, twice := echo.MatchLabels[r.Key()]; isEquals && !twice {
-			metav1.AddLabelToSelector(echo, r.Key(), values[0])
+		if _, twice := echo.MatchLabels[key]; isEquals && !twice {
+			metav1.AddLabelToSelector(echo, key, values[0])
 			continue
 		}
-		echo.MatchExpressions = append(echo.MatchExpressions, metav1.LabelSelectorRequirement{Key: r.Key(), Operator: operator, Values: values})
+		echo.MatchExpressions = append(echo.MatchExpressions, metav1.LabelSelectorRequirement{Key: key, Operator: operator, Values: values})
 	}
 	return echo, nil
 }

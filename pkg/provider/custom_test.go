@@ -85,6 +85,11 @@ type fakeObjects struct {
 	err    error
 }
 
+// Version says nothing, so that nothing is kept.
+func (fakeObjects) Version(context.Context, schema.GroupResource, string) (uint64, error) {
+	return 0, nil
+}
+
 func (o fakeObjects) Select(_ context.Context, r schema.GroupResource, namespace string, selector labels.Selector) ([]string, error) {
 	var names []string
 	for key, set := range o.labels[r] {
@@ -139,8 +144,8 @@ type fakePlanner struct {
 	asked string
 }
 
-func (p *fakePlanner) Read(_ context.Context, s plan.Subject, names []string) (plan.Reading, error) {
-	p.asked = fmt.Sprintf("%s of %s in %q %v {%v}", s.Series, s.Resource, s.Namespace, names, s.Selector)
+func (p *fakePlanner) Read(_ context.Context, s plan.Subject, names *plan.Names) (plan.Reading, error) {
+	p.asked = fmt.Sprintf("%s of %s in %q %v {%v}", s.Series, s.Resource, s.Namespace, names.List(), s.Selector)
 	reading := plan.Reading{Fetched: at.Add(time.Minute), Question: rules.Question{PromQL: "sum(rate(" + s.Series + "[2m]))"}}
 	for key, samples := range p.samples {
 		namespace, name, _ := strings.Cut(key, "/")
@@ -202,7 +207,7 @@ func newShop() *shop {
 	}
 }
 
-func (s *shop) provider() *Custom { return NewCustom(s.catalog, s.planner, s.objects, s.kinds) }
+func (s *shop) provider() *Custom { return NewCustom(s.catalog, s.planner, s.objects, s.kinds, nil) }
 
 // get reads "resource namespace/name metric{metric selector}"; the name is * for all
 // objects that the label selector behind it matches: "pods shop/*{app=web} requests".
@@ -776,7 +781,7 @@ func BenchmarkPods100(b *testing.B) {
 			}
 		}
 	})
-	p := NewCustom(s.catalog, fixedReading(reading), fixedNames{names: names}, s.kinds)
+	p := NewCustom(s.catalog, fixedReading(reading), fixedNames{names: names}, s.kinds, NewReads())
 	info := provider.CustomMetricInfo{GroupResource: pods, Namespaced: true, Metric: "requests"}
 	everything := labels.Everything()
 	b.ReportAllocs()
@@ -789,7 +794,7 @@ func BenchmarkPods100(b *testing.B) {
 
 type fixedReading plan.Reading
 
-func (r fixedReading) Read(context.Context, plan.Subject, []string) (plan.Reading, error) {
+func (r fixedReading) Read(context.Context, plan.Subject, *plan.Names) (plan.Reading, error) {
 	return plan.Reading(r), nil
 }
 

@@ -67,7 +67,7 @@ func failedMetric(what string, err error) error {
 	code, reason := int32(http.StatusInternalServerError), metav1.StatusReasonInternalError
 	switch {
 	case errors.Is(err, sources.ErrNoData):
-		code, reason = http.StatusNotFound, metav1.StatusReasonNotFound
+		return noData(status(http.StatusNotFound, metav1.StatusReasonNotFound, "%s: %v", what, err))
 	case errors.Is(err, errSelector):
 		code, reason = http.StatusBadRequest, metav1.StatusReasonBadRequest
 	case errors.Is(err, sources.ErrRejected), errors.Is(err, catalog.ErrNotANumber), errors.Is(err, catalog.ErrMisreadByHPA):
@@ -113,8 +113,8 @@ func nothingSelected(what string, selector labels.Selector, items []catalog.Item
 	for i, item := range items {
 		have[i] = "{" + labels.Set(item.Labels).String() + "}"
 	}
-	return status(http.StatusNotFound, metav1.StatusReasonNotFound,
-		"%s: no series matches the selector %q; there are [%s]", what, selector, listed(have))
+	return noData(status(http.StatusNotFound, metav1.StatusReasonNotFound,
+		"%s: no series matches the selector %q; there are [%s]", what, selector, listed(have)))
 }
 
 // listed is a list that may be long.
@@ -131,7 +131,10 @@ func placeOf(r *rules.Compiled) string {
 	return "(" + strings.Join(parts, ", ") + ")"
 }
 
-func status(code int32, reason metav1.StatusReason, format string, args ...any) error {
+// noData marks the API's error of a metric that is there and has no value.
+func noData(status *apierrors.StatusError) error { return noDataError{status} }
+
+func status(code int32, reason metav1.StatusReason, format string, args ...any) *apierrors.StatusError {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status:  metav1.StatusFailure,
 		Code:    code,

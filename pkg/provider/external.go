@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unsafe"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -60,13 +61,19 @@ type External struct {
 	catalog Catalog
 	engine  Engine
 	planner ExternalPlanner
+	reads   *Reads
+	kept    *kept[externalKey, externalAnswer]
 }
 
 var _ provider.ExternalMetricsProvider = (*External)(nil)
 
-// NewExternal makes a provider of the catalog's external metrics.
-func NewExternal(c Catalog, e Engine, p ExternalPlanner) *External {
-	return &External{catalog: c, engine: e, planner: p}
+// NewExternal makes a provider of the catalog's external metrics, whose reads are counted
+// unless nobody is given to count them.
+func NewExternal(c Catalog, e Engine, p ExternalPlanner, reads *Reads) *External {
+	return &External{
+		catalog: c, engine: e, planner: p, reads: reads,
+		kept: newKept[externalKey, externalAnswer](func() { reads.evicted(externalAPI) }),
+	}
 }
 
 // GetExternalMetric gives the items of the metric whose labels match the selector. The
@@ -81,34 +88,57 @@ func NewExternal(c Catalog, e Engine, p ExternalPlanner) *External {
 // Users of the system, such as the HPA controller, also get an error (500) for numbers
 // that an HPA would misread.
 func (p *External) GetExternalMetric(ctx context.Context, namespace string, selector labels.Selector, info provider.ExternalMetricInfo) (*external_metrics.ExternalMetricValueList, error) {
-	name := types.NamespacedName{Namespace: namespace, Name: info.Metric}
-	what := "external metric " + name.String()
-	unsettled := p.catalog.ObjectsSettled()
-	var items []catalog.Item
-	var err error
-	if metric := p.catalog.External(name); metric != nil {
-		items, err = p.ofObject(ctx, what, metric, selector)
-	} else if metric := p.catalog.ExternalRule(info.Metric); metric != nil {
-		what += " " + placeOf(metric.Rule)
-		items, err = p.ofRule(ctx, what, metric, namespace, selector, unsettled)
-	} else {
-		err = p.unknown(what, name)
-	}
+	began := time.Now()
+	r := &externalRead{name: types.NamespacedName{Namespace: namespace, Name: info.Metric}, selector: selector, hpa: mayBeHPA(ctx)}
+	values, err := p.read(ctx, r)
+	p.reads.count(r.kind, began, len(values), err)
 	if err != nil {
 		return nil, err
 	}
-	if mayBeHPA(ctx) {
-		if err := catalog.ReadableByHPA(items); err != nil {
-			return nil, failedMetric(what, err)
-		}
+	return &external_metrics.ExternalMetricValueList{Items: values}, nil
+}
+
+// externalRead is one read of an external metric.
+type externalRead struct {
+	name     types.NamespacedName
+	selector labels.Selector
+	// hpa says that an HPA may ask.
+	hpa bool
+	// kind is of which kind the metric turns out to be, and rule the one that makes it, if
+	// one does.
+	kind kind
+	rule *rules.Compiled
+}
+
+// String names the metric, and where its rule is.
+func (r *externalRead) String() string {
+	what := "external metric " + r.name.String()
+	if r.rule != nil {
+		what += " " + placeOf(r.rule)
 	}
-	return &external_metrics.ExternalMetricValueList{Items: valuesOf(info.Metric, items)}, nil
+	return what
+}
+
+// read reads the values that GetExternalMetric gives.
+func (p *External) read(ctx context.Context, r *externalRead) ([]external_metrics.ExternalMetricValue, error) {
+	unsettled := p.catalog.ObjectsSettled()
+	if metric := p.catalog.External(r.name); metric != nil {
+		r.kind = externalMetric
+		return p.ofObject(ctx, r, metric)
+	}
+	if metric := p.catalog.ExternalRule(r.name.Name); metric != nil {
+		r.kind, r.rule = externalRule, metric.Rule
+		return p.ofRule(ctx, r, metric, unsettled)
+	}
+	r.kind = externalUnknown
+	return nil, p.unknown(r)
 }
 
 // unknown is the error of a metric that the catalog does not have.
-func (p *External) unknown(what string, name types.NamespacedName) error {
+func (p *External) unknown(r *externalRead) error {
+	name := r.name
 	if err := errors.Join(p.catalog.ObjectsReady(), p.catalog.RulesReady()); err != nil {
-		return notKnown(what, err)
+		return notKnown(r.String(), err)
 	}
 	return unknownMetric(name, suggest(name.Name, func(yield func(string) bool) {
 		for _, n := range p.catalog.ExternalNames() {
@@ -120,46 +150,64 @@ func (p *External) unknown(what string, name types.NamespacedName) error {
 	}))
 }
 
-// ofObject are the items of an object's metric that match the selector.
-func (p *External) ofObject(ctx context.Context, what string, metric *catalog.Metric, selector labels.Selector) ([]catalog.Item, error) {
+// ofObject are the values of an object's metric that match the selector.
+func (p *External) ofObject(ctx context.Context, r *externalRead, metric *catalog.Metric) ([]external_metrics.ExternalMetricValue, error) {
 	if metric.Err != nil {
-		return nil, failedMetric(what, metric.Err)
+		return nil, failedMetric(r.String(), metric.Err)
 	}
-	items, err := metric.Items(p.engine.Read(ctx, metric.Request))
+	p.reads.spare(metric.Request.Query)
+	answer, err := p.engine.Read(ctx, metric.Request)
+	of := externalOf{object: metric, answer: answer}
+	if values, ok := p.same(r, of, err); ok {
+		return values, nil
+	}
+	items, err := metric.Items(answer, err)
 	if err != nil {
-		return nil, failedMetric(what, err)
+		return nil, failedMetric(r.String(), err)
 	}
-	selected := slices.DeleteFunc(slices.Clone(items), func(i catalog.Item) bool { return !selector.Matches(labels.Set(i.Labels)) })
+	selected := slices.DeleteFunc(slices.Clone(items), func(i catalog.Item) bool { return !r.selector.Matches(labels.Set(i.Labels)) })
 	if len(selected) == 0 {
-		return nil, nothingSelected(what, selector, items)
+		return nil, nothingSelected(r.String(), r.selector, items)
 	}
-	return selected, nil
+	return p.values(r, of, selected)
 }
 
-// ofRule are the items of a rule's metric, whose query has the selector in it; none while
-// an object may have its name, of which unsettled is the error. One sample that is no
-// number fails the metric: an HPA adds up the items.
-func (p *External) ofRule(ctx context.Context, what string, metric *catalog.RuleMetric, namespace string, selector labels.Selector, unsettled error) ([]catalog.Item, error) {
+// ofRule are the values of a rule's metric, whose query has the selector in it; none while
+// an object may have its name, of which unsettled is the error.
+func (p *External) ofRule(ctx context.Context, r *externalRead, metric *catalog.RuleMetric, unsettled error) ([]external_metrics.ExternalMetricValue, error) {
 	if unsettled != nil {
-		return nil, notReady(what, fmt.Errorf("an ExternalMetric may have the name: %w", unsettled))
+		return nil, notReady(r.String(), fmt.Errorf("an ExternalMetric may have the name: %w", unsettled))
 	}
-	req, err := p.planner.External(metric.Rule, metric.Series, namespace, selector)
+	req, err := p.planner.External(metric.Rule, metric.Series, r.name.Namespace, r.selector)
 	if err != nil {
-		return nil, failedMetric(what, inexpressible(err, selector))
+		return nil, failedMetric(r.String(), inexpressible(err, r.selector))
 	}
 	answer, err := p.engine.Read(ctx, req)
-	if errors.Is(err, sources.ErrNoData) {
-		if metric.Rule.ZeroForNoData {
-			return []catalog.Item{catalog.Zero(nil, answer.Fetched)}, nil
-		}
-		return nil, nil
+	of := externalOf{rule: metric, answer: answer}
+	if values, ok := p.same(r, of, err); ok {
+		return values, nil
 	}
+	items, err := itemsOf(metric, req.Query, answer, err)
 	if err != nil {
-		return nil, failedMetric(what, err)
+		return nil, failedMetric(r.String(), err)
+	}
+	return p.values(r, of, items)
+}
+
+// itemsOf are the items of a rule's metric, of the engine's answer to the query. One sample
+// that is no number fails the metric: an HPA adds up the items.
+func itemsOf(metric *catalog.RuleMetric, q sources.Query, answer engine.Answer, err error) ([]catalog.Item, error) {
+	switch {
+	case errors.Is(err, sources.ErrNoData) && metric.Rule.ZeroForNoData:
+		return []catalog.Item{catalog.Zero(nil, answer.Fetched)}, nil
+	case errors.Is(err, sources.ErrNoData):
+		return nil, nil
+	case err != nil:
+		return nil, err
 	}
 	items, err := catalog.NewItems(answer.Samples)
 	if err != nil {
-		return nil, failedMetric(what, asAnswerTo(nameOf(req.Query), err))
+		return nil, asAnswerTo(nameOf(q), err)
 	}
 	return items, nil
 }
@@ -191,16 +239,114 @@ func (p *External) ListAllExternalMetrics() []provider.ExternalMetricInfo {
 	return infos
 }
 
+// keepFrom is from how many samples on the values of an external metric are kept. Those of
+// fewer, as most have one, are made in less time than they are worth the memory.
+const keepFrom = 8
+
+// externalKey is what a reader asks of an external metric.
+type externalKey struct {
+	types.NamespacedName
+
+	selector string
+	// hpa says that an HPA may read it, for which there is no answer that it misreads.
+	hpa bool
+}
+
+// own is the key without any part of a request.
+func (k externalKey) own() externalKey {
+	k.Namespace, k.Name, k.selector = strings.Clone(k.Namespace), strings.Clone(k.Name), strings.Clone(k.selector)
+	return k
+}
+
+// externalAnswer is what was made for a reader, and of what: while that is the same, so is
+// the answer.
+type externalAnswer struct {
+	of externalOf
+	// values must not be written to, as those of an answer.
+	values []external_metrics.ExternalMetricValue
+}
+
+// externalOf is of what values were made, beside what externalKey says.
+type externalOf struct {
+	// object or rule is what makes the metric. Neither is ever changed.
+	object *catalog.Metric
+	rule   *catalog.RuleMetric
+	// answer is the engine's to the metric's query.
+	answer engine.Answer
+}
+
+// is says whether o gives the same values. There are samples: without, it is not the
+// answer alone that says of which query it is.
+func (of externalOf) is(o externalOf) bool {
+	return of.object == o.object && of.rule == o.rule && of.answer.Is(o.answer)
+}
+
+// asked is the key of the answer to a reader; false if it cannot be kept.
+func (r *externalRead) asked() (externalKey, bool) {
+	text, ok := textOf(r.selector)
+	return externalKey{r.name, text, r.hpa}, ok
+}
+
+// same are the values of the read before if they were made of the same. The error is the
+// engine's.
+func (p *External) same(r *externalRead, of externalOf, err error) ([]external_metrics.ExternalMetricValue, bool) {
+	if err != nil || len(of.answer.Samples) < keepFrom {
+		return nil, false
+	}
+	key, keeps := r.asked()
+	if !keeps {
+		return nil, false
+	}
+	before := p.kept.get(key)
+	if before == nil || !before.of.is(of) {
+		return nil, false
+	}
+	p.reads.answered(externalAPI, true)
+	return before.values, true
+}
+
+// values are the items in the API's terms, unless they are misread by whoever asks.
+func (p *External) values(r *externalRead, of externalOf, items []catalog.Item) ([]external_metrics.ExternalMetricValue, error) {
+	if r.hpa {
+		if err := catalog.ReadableByHPA(items); err != nil {
+			return nil, failedMetric(r.String(), err)
+		}
+	}
+	values := valuesOf(strings.Clone(r.name.Name), items)
+	if len(values) > 0 {
+		p.reads.answered(externalAPI, false)
+	}
+	if key, keeps := r.asked(); keeps && len(of.answer.Samples) >= keepFrom {
+		p.kept.put(key, externalKey.own, &externalAnswer{of, values}, sizeOf(key, values))
+	}
+	return values, nil
+}
+
+// sizeOf is about how many bytes it takes to keep the values, and the samples that they are
+// made of.
+func sizeOf(k externalKey, values []external_metrics.ExternalMetricValue) int {
+	const value = int(unsafe.Sizeof(external_metrics.ExternalMetricValue{}) + unsafe.Sizeof(sources.Sample{}))
+	const label = 2 * int(unsafe.Sizeof("")) // Without the strings.
+	size := overhead + len(k.Namespace) + 2*len(k.Name) + len(k.selector)
+	for _, v := range values {
+		size += value
+		for name, text := range v.MetricLabels {
+			size += label + len(name) + len(text)
+		}
+	}
+	return size
+}
+
 func valuesOf(metric string, items []catalog.Item) []external_metrics.ExternalMetricValue {
 	values := make([]external_metrics.ExternalMetricValue, 0, len(items))
 	for _, item := range items {
 		values = append(values, external_metrics.ExternalMetricValue{
 			MetricName: metric,
-			// The API's types may be changed on their way out, the engine's may not.
+			// Whatever may happen to the API's types, the engine's must not change.
 			MetricLabels:  maps.Clone(item.Labels),
 			Timestamp:     metav1.NewTime(item.Time),
 			WindowSeconds: secondsOf(item.Window),
-			Value:         item.Value,
+			Value:         withText(item.Value),
 		})
 	}
 	return values

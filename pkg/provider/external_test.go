@@ -109,7 +109,7 @@ func TestGetExternalMetric(t *testing.T) {
 		{Labels: map[string]string{"id": "visible"}, Value: 0.9, Time: at, Window: time.Minute},
 		{Labels: map[string]string{"id": "delayed"}, Value: -7.5, Time: at},
 	}}
-	p := NewExternal(fakeCatalog{depth: {Name: depth}}, fakeEngine{answer: two}, nil)
+	p := NewExternal(fakeCatalog{depth: {Name: depth}}, fakeEngine{answer: two}, nil, nil)
 	for selector, want := range map[string]string{
 		"":             "depth map[id:visible] 900m 03:04:00 60 | depth map[id:delayed] -7500m 03:04:00 -",
 		"id=delayed":   "depth map[id:delayed] -7500m 03:04:00 -",
@@ -168,7 +168,7 @@ func TestGetExternalMetricFails(t *testing.T) {
 			if tc.metric == (types.NamespacedName{}) {
 				tc.metric = depth
 			}
-			p := NewExternal(fakeCatalog{depth: {Name: depth, Err: tc.broken}}, tc.read, nil)
+			p := NewExternal(fakeCatalog{depth: {Name: depth, Err: tc.broken}}, tc.read, nil, nil)
 			if got := get(t.Context(), t, p, tc.metric, ""); !strings.HasPrefix(got, tc.want) {
 				t.Errorf("got  %s\nwant %s", got, tc.want)
 			}
@@ -181,7 +181,7 @@ func TestGetExternalMetricFails(t *testing.T) {
 func TestHPAGetsNoNumberThatItMisreads(t *testing.T) {
 	p := NewExternal(fakeCatalog{depth: {Name: depth}}, fakeEngine{answer: engine.Answer{
 		Samples: []sources.Sample{{Value: 9.1e18, Time: at}},
-	}}, nil)
+	}}, nil, nil)
 	for name, want := range map[string]string{
 		"jane":             "9100P",
 		"kubernetes-admin": "9100P",
@@ -287,7 +287,7 @@ func TestGetExternalMetricOfRule(t *testing.T) {
 			rule := *jobsRule
 			rule.ZeroForNoData = tc.zero
 			c.rules["jobs"].Rule = &rule
-			p := NewExternal(c, tc.read, fakeExternalPlanner{tc.unexpressed})
+			p := NewExternal(c, tc.read, fakeExternalPlanner{tc.unexpressed}, nil)
 			got := get(t.Context(), t, p, jobs, tc.selector)
 			if !strings.HasPrefix(got, tc.want) || tc.want == "" && got != "" {
 				t.Errorf("got  %s\nwant %s", got, tc.want)
@@ -298,7 +298,7 @@ func TestGetExternalMetricOfRule(t *testing.T) {
 
 func TestRuleIsAskedWithTheSelector(t *testing.T) {
 	var asked string
-	p := NewExternal(withJobs(), askedEngine{fakeEngine{answer: engine.Answer{Samples: sample(3)}}, &asked}, fakeExternalPlanner{})
+	p := NewExternal(withJobs(), askedEngine{fakeEngine{answer: engine.Answer{Samples: sample(3)}}, &asked}, fakeExternalPlanner{}, nil)
 	get(t.Context(), t, p, types.NamespacedName{Namespace: "shop", Name: "jobs"}, "queue=a")
 	if want := `sum(jobs_waiting{namespace="shop",queue=a}) at main`; asked != want {
 		t.Errorf("asked %s, want %s", asked, want)
@@ -307,7 +307,7 @@ func TestRuleIsAskedWithTheSelector(t *testing.T) {
 
 // TestObjectWinsOverRule has a metric of a rule, and in one namespace an object of its name.
 func TestObjectWinsOverRule(t *testing.T) {
-	p := NewExternal(withJobs(), fakeEngine{err: fmt.Errorf("nothing: %w", sources.ErrNoData)}, fakeExternalPlanner{})
+	p := NewExternal(withJobs(), fakeEngine{err: fmt.Errorf("nothing: %w", sources.ErrNoData)}, fakeExternalPlanner{}, nil)
 	if got, want := get(t.Context(), t, p, depth, ""), "404 external metric shop/depth: nothing: no data"; got != want {
 		t.Errorf("in the object's namespace got %s, want %s", got, want)
 	}
@@ -320,7 +320,7 @@ func TestObjectWinsOverRule(t *testing.T) {
 func TestRuleNeedsNoObjects(t *testing.T) {
 	c := withJobs()
 	c.fakeCatalog, c.objectsErr = nil, errors.New("ExternalMetrics: forbidden")
-	p := NewExternal(c, fakeEngine{answer: engine.Answer{Samples: sample(3)}}, fakeExternalPlanner{})
+	p := NewExternal(c, fakeEngine{answer: engine.Answer{Samples: sample(3)}}, fakeExternalPlanner{}, nil)
 	if got, want := get(t.Context(), t, p, types.NamespacedName{Namespace: "shop", Name: "jobs"}, ""), "jobs map[] 3 03:04:00 -"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -331,7 +331,7 @@ func TestRuleNeedsNoObjects(t *testing.T) {
 func TestRuleWaitsForTheObjects(t *testing.T) {
 	c := withJobs()
 	c.unsettled = errors.New("starting")
-	p := NewExternal(c, fakeEngine{answer: engine.Answer{Samples: sample(3)}}, fakeExternalPlanner{})
+	p := NewExternal(c, fakeEngine{answer: engine.Answer{Samples: sample(3)}}, fakeExternalPlanner{}, nil)
 	want := "503 external metric shop/jobs (externalRules[2], line 40, server main): the adapter is not ready: an ExternalMetric may have the name: starting"
 	if got := get(t.Context(), t, p, types.NamespacedName{Namespace: "shop", Name: "jobs"}, ""); got != want {
 		t.Errorf("got %s, want %s", got, want)
@@ -347,7 +347,7 @@ func TestNotReadyIsNotUnknown(t *testing.T) {
 		"ExternalMetrics: forbidden":           {objectsErr: errors.New("ExternalMetrics: forbidden")},
 		"externalRules[1]: connection refused": {rulesErr: errors.New("externalRules[1]: connection refused")},
 	} {
-		if got := get(t.Context(), t, NewExternal(c, fakeEngine{}, nil), depth, ""); got != prefix+want {
+		if got := get(t.Context(), t, NewExternal(c, fakeEngine{}, nil, nil), depth, ""); got != prefix+want {
 			t.Errorf("got %s, want %s", got, prefix+want)
 		}
 	}
@@ -355,7 +355,7 @@ func TestNotReadyIsNotUnknown(t *testing.T) {
 
 func TestListAllExternalMetrics(t *testing.T) {
 	other := types.NamespacedName{Namespace: "bank", Name: "depth"}
-	p := NewExternal(fakeCatalog{depth: {Name: depth}, other: {Name: other}}, fakeEngine{}, nil)
+	p := NewExternal(fakeCatalog{depth: {Name: depth}, other: {Name: other}}, fakeEngine{}, nil, nil)
 	if got := fmt.Sprint(p.ListAllExternalMetrics()); got != "[{depth}]" {
 		t.Errorf("got %s, want each name once", got)
 	}

@@ -124,7 +124,7 @@ func objectOf(version, kind, namespace, name string) custom_metrics.ObjectRefere
 
 func TestCustomMetricsOverHTTP(t *testing.T) {
 	s := newShop()
-	api := newAPI(t, s.provider(), NewExternal(withJobs(), fakeEngine{}, fakeExternalPlanner{}))
+	api := newAPI(t, s.provider(), NewExternal(withJobs(), fakeEngine{}, fakeExternalPlanner{}, nil))
 	for _, tc := range []struct{ path, want string }{
 		{
 			"/namespaces/shop/pods/*/requests?labelSelector=app%3Dweb",
@@ -187,7 +187,7 @@ func TestSelectorsReachTheQueryOverHTTP(t *testing.T) {
 
 func TestDiscoveryOverHTTP(t *testing.T) {
 	s := newShop()
-	api := newAPI(t, s.provider(), NewExternal(ruledCatalog{fakeCatalog: fakeCatalog{depth: nil}}, fakeEngine{}, nil))
+	api := newAPI(t, s.provider(), NewExternal(ruledCatalog{fakeCatalog: fakeCatalog{depth: nil}}, fakeEngine{}, nil, nil))
 	for path, want := range map[string]string{
 		"/apis/custom.metrics.k8s.io/v1beta1": "ingresses.networking.k8s.io/requests true | namespaces/requests false | nodes/load false | " +
 			"nodes/requests false | persistentvolumes/requests false | pods/requests true | services/requests true | widgets.example.com/requests false | gadgets.example.com/requests true",
@@ -234,7 +234,7 @@ func TestExternalMetricsOverHTTP(t *testing.T) {
 		"a malformed selector": {query: "?labelSelector=%3D%3D", want: "400 "},
 	} {
 		t.Run(name, func(t *testing.T) {
-			api := newAPI(t, nil, NewExternal(withJobs(), tc.read, fakeExternalPlanner{}))
+			api := newAPI(t, nil, NewExternal(withJobs(), tc.read, fakeExternalPlanner{}, nil))
 			var list external_metrics.ExternalMetricValueList
 			got := fetchInto(t, api, "/apis/external.metrics.k8s.io/v1beta1/namespaces/"+jobs.Namespace+"/"+jobs.Name+tc.query, &list)
 			var items []string
@@ -254,7 +254,7 @@ func TestExternalMetricsOverHTTP(t *testing.T) {
 
 // Clients try again by themselves what was refused for a moment.
 func TestRefusedReadsMayBeTriedAgain(t *testing.T) {
-	api := newAPI(t, nil, NewExternal(withJobs(), fakeEngine{err: &engine.BusyError{Source: "prometheus"}}, fakeExternalPlanner{}))
+	api := newAPI(t, nil, NewExternal(withJobs(), fakeEngine{err: &engine.BusyError{Source: "prometheus"}}, fakeExternalPlanner{}, nil))
 	w := httptest.NewRecorder()
 	api.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/apis/external.metrics.k8s.io/v1beta1/namespaces/shop/jobs", http.NoBody))
 	if after := w.Result().Header.Get("Retry-After"); w.Code != http.StatusTooManyRequests || after != strconv.Itoa(retryAfter) {

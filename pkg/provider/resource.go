@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -38,7 +39,7 @@ type ResourceCatalog interface {
 
 // ResourcePlanner reads usage, as *plan.Planner does.
 type ResourcePlanner interface {
-	Read(ctx context.Context, s plan.Subject, names []string) (plan.Reading, error)
+	Read(ctx context.Context, s plan.Subject, names *plan.Names) (plan.Reading, error)
 	ReadAll(ctx context.Context, s plan.Subject, objects []types.NamespacedName) (plan.Reading, error)
 }
 
@@ -75,11 +76,13 @@ type Resource struct {
 	catalog ResourceCatalog
 	planner ResourcePlanner
 	objects ResourceObjects
+	reads   *Reads
 }
 
-// NewResource makes a provider of the catalog's resourceRules.
-func NewResource(c ResourceCatalog, p ResourcePlanner, o ResourceObjects) *Resource {
-	return &Resource{catalog: c, planner: p, objects: o}
+// NewResource makes a provider of the catalog's resourceRules, whose reads are counted
+// unless nobody is given to count them.
+func NewResource(c ResourceCatalog, p ResourcePlanner, o ResourceObjects, reads *Reads) *Resource {
+	return &Resource{catalog: c, planner: p, objects: o, reads: reads}
 }
 
 const (
@@ -91,8 +94,9 @@ const (
 )
 
 var (
-	podResource  = schema.GroupResource{Resource: "pods"}
-	nodeResource = schema.GroupResource{Resource: "nodes"}
+	podResource       = schema.GroupResource{Resource: "pods"}
+	nodeResource      = schema.GroupResource{Resource: "nodes"}
+	namespaceResource = schema.GroupResource{Resource: "namespaces"}
 
 	// errNotAUsage is the error of a value that cannot be how much somebody uses.
 	errNotAUsage = errors.New("not a usage")
@@ -147,6 +151,13 @@ type container struct {
 
 // one is the usage of one object. Its error is the API's.
 func (p *Resource) one(ctx context.Context, a asked) (usage, error) {
+	began := time.Now()
+	u, err := p.readOne(ctx, a)
+	p.reads.count(kindOfUsage(a.resource), began, 1, err)
+	return u, err
+}
+
+func (p *Resource) readOne(ctx context.Context, a asked) (usage, error) {
 	a, err := p.withRules(a)
 	if err != nil {
 		return usage{}, err
@@ -163,7 +174,7 @@ func (p *Resource) one(ctx context.Context, a asked) (usage, error) {
 	case err != nil:
 		return usage{}, failedMetric(a.String(), err)
 	case errors.Is(left, errNoUsage):
-		return usage{}, a.notFound(left)
+		return usage{}, noData(a.notFound(left))
 	case left != nil:
 		return usage{}, failedMetric(a.String(), left)
 	}
@@ -173,6 +184,13 @@ func (p *Resource) one(ctx context.Context, a asked) (usage, error) {
 // several are the usages of the objects that the selector matches and the filter keeps,
 // sorted by namespace and name. Its error is the API's.
 func (p *Resource) several(ctx context.Context, a asked, selector labels.Selector, keep func(objects.Object) bool) ([]usage, error) {
+	began := time.Now()
+	found, err := p.readSeveral(ctx, a, selector, keep)
+	p.reads.count(kindOfUsage(a.resource), began, len(found), err)
+	return found, err
+}
+
+func (p *Resource) readSeveral(ctx context.Context, a asked, selector labels.Selector, keep func(objects.Object) bool) ([]usage, error) {
 	a, err := p.withRules(a)
 	if err != nil {
 		return nil, err
@@ -211,7 +229,7 @@ func (p *Resource) withRules(a asked) (asked, error) {
 		"add them, or have the APIService v1beta1.metrics.k8s.io name another server"))
 }
 
-func (a asked) notFound(err error) error {
+func (a asked) notFound(err error) *apierrors.StatusError {
 	return status(http.StatusNotFound, metav1.StatusReasonNotFound, "%s: %v", a, err)
 }
 
@@ -276,7 +294,7 @@ func (p *Resource) readSide(ctx context.Context, a asked, u *rules.CompiledUsage
 	for i, o := range of {
 		names[i] = o.Name
 	}
-	return p.planner.Read(ctx, subject, names)
+	return p.planner.Read(ctx, subject, plan.NewNames(names...))
 }
 
 // usage is that of one object. The error wraps errNoUsage if the backend has none, or

@@ -78,9 +78,11 @@ func (f *fakeResources) Get(_ context.Context, r schema.GroupResource, namespace
 	return objects.Object{}, false, f.objectsErr
 }
 
-func (f *fakeResources) Read(_ context.Context, s plan.Subject, names []string) (plan.Reading, error) {
-	return f.read(s, func(n types.NamespacedName) bool { return n.Namespace == s.Namespace && slices.Contains(names, n.Name) },
-		fmt.Sprintf("%s of %q %v", s.Resource, s.Namespace, names))
+func (f *fakeResources) Read(_ context.Context, s plan.Subject, names *plan.Names) (plan.Reading, error) {
+	return f.read(s, func(n types.NamespacedName) bool {
+		return n.Namespace == s.Namespace && slices.Contains(names.List(), n.Name)
+	},
+		fmt.Sprintf("%s of %q %v", s.Resource, s.Namespace, names.List()))
 }
 
 func (f *fakeResources) ReadAll(_ context.Context, s plan.Subject, all []types.NamespacedName) (plan.Reading, error) {
@@ -170,7 +172,7 @@ func newFakeResources() *fakeResources {
 // usageServer is a whole API server with metrics.k8s.io.
 func usageServer(t *testing.T, f *fakeResources) *genericapiserver.GenericAPIServer {
 	t.Helper()
-	return installed(t, NewResource(f, f, f))
+	return installed(t, NewResource(f, f, f, nil))
 }
 
 func installed(t *testing.T, r *Resource) *genericapiserver.GenericAPIServer {
@@ -646,7 +648,7 @@ func TestStockResourceRules(t *testing.T) {
 			"node_memory_MemTotal_bytes":         {node("node-1", 4096), node("node-2", math.NaN())},
 		},
 	})
-	s := installed(t, NewResource(f, planner, f))
+	s := installed(t, NewResource(f, planner, f, nil))
 	const web, node1 = "shop/web-1 app:200m,1Ki proxy:50m,2Ki 03:04:00 3m0s", "node-1 1500m,4Ki 03:04:00 3m0s"
 	for path, want := range map[string]string{
 		"/pods":                       "200 PodMetricsList [" + web + "]",

@@ -3,60 +3,16 @@ package provider
 import (
 	"fmt"
 	"iter"
-)
 
-const (
-	// maxEdits is how many letters a name that is suggested may have other than the one
-	// that was asked for, which has to have lettersPerEdit letters for each.
-	maxEdits       = 3
-	lettersPerEdit = 4
-	// maxSuggested is how long a name may be of which another one is looked for.
-	maxSuggested = 256
+	"github.com/tidegauge/tidegauge/pkg/catalog"
 )
 
 // suggest asks whether the nearest of the known names was meant; it is empty if none is
 // near.
 func suggest(name string, known iter.Seq[string]) string {
-	if len(name) > maxSuggested {
-		return ""
-	}
-	nearest, least := "", min(maxEdits, len(name)/lettersPerEdit)+1
-	for k := range known {
-		if edits := distance(name, k, least); edits < least {
-			nearest, least = k, edits
-		}
-	}
+	nearest := catalog.Nearest(name, known)
 	if nearest == "" {
 		return ""
 	}
 	return fmt.Sprintf(" (is it %s that is meant?)", nearest)
-}
-
-// distance is how many bytes are to be put in, left out or replaced to make b of a; limit
-// if that is no fewer.
-func distance(a, b string, limit int) int {
-	if max(len(a), len(b))-min(len(a), len(b)) >= limit {
-		return limit
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal, least := row[0], i+1
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := diagonal
-			if a[i] != b[j] {
-				replaced++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
-			least = min(least, row[j+1])
-		}
-		if least >= limit {
-			return limit
-		}
-	}
-	return min(row[len(b)], limit)
 }

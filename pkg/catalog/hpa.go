@@ -1,0 +1,127 @@
+package catalog
+
+import (
+	"cmp"
+	"slices"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// scaler is what the adapter keeps of an HPA.
+type scaler struct {
+	metav1.ObjectMeta
+
+	metrics  []autoscalingv2.MetricSpec
+	fromZero bool
+	replicas int32
+	// served has a bit for each of the first metrics of which the HPA controller has got a
+	// value at its last sync, be it of this adapter or of another one.
+	served uint64
+}
+
+// maxServed is how many metrics of an HPA have a bit in served.
+const maxServed = 64
+
+// toScaler drops what the adapter does not read, to hold more HPAs in less memory.
+func toScaler(o any) (any, error) {
+	hpa, ok := o.(*autoscalingv2.HorizontalPodAutoscaler)
+	if !ok {
+		return o, nil
+	}
+	return &scaler{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace:         hpa.Namespace,
+			Name:              hpa.Name,
+			UID:               hpa.UID,
+			ResourceVersion:   hpa.ResourceVersion,
+			CreationTimestamp: hpa.CreationTimestamp,
+		},
+		metrics:  hpa.Spec.Metrics,
+		fromZero: hpa.Spec.MinReplicas != nil && *hpa.Spec.MinReplicas == 0,
+		replicas: hpa.Status.CurrentReplicas,
+		served:   servedOf(hpa),
+	}, nil
+}
+
+// servedOf says which metrics have a value. The HPA controller leaves those in the status
+// that it had when it last got one, so that they count only while it says that all is well.
+func servedOf(hpa *autoscalingv2.HorizontalPodAutoscaler) uint64 {
+	if !slices.ContainsFunc(hpa.Status.Conditions, func(c autoscalingv2.HorizontalPodAutoscalerCondition) bool {
+		return c.Type == autoscalingv2.ScalingActive && c.Status == corev1.ConditionTrue
+	}) {
+		return 0
+	}
+	var served uint64
+	for i := range hpa.Spec.Metrics[:min(len(hpa.Spec.Metrics), maxServed)] {
+		if slices.ContainsFunc(hpa.Status.CurrentMetrics, func(s autoscalingv2.MetricStatus) bool { return isOf(s, hpa.Spec.Metrics[i]) }) {
+			served |= 1 << i
+		}
+	}
+	return served
+}
+
+// isOf says whether a status is that of a metric.
+func isOf(s autoscalingv2.MetricStatus, m autoscalingv2.MetricSpec) bool {
+	switch {
+	case m.External != nil:
+		return s.External != nil && s.External.Metric.Name == m.External.Metric.Name
+	case m.Pods != nil:
+		return s.Pods != nil && s.Pods.Metric.Name == m.Pods.Metric.Name
+	case m.Object != nil:
+		return s.Object != nil && s.Object.Metric.Name == m.Object.Metric.Name && s.Object.DescribedObject == m.Object.DescribedObject
+	case m.Resource != nil:
+		return s.Resource != nil && s.Resource.Name == m.Resource.Name
+	case m.ContainerResource != nil:
+		return s.ContainerResource != nil && s.ContainerResource.Name == m.ContainerResource.Name && s.ContainerResource.Container == m.ContainerResource.Container
+	}
+	return false
+}
+
+// externals are the names of the external metrics that the HPA names, sorted, each once.
+func (s *scaler) externals() []string {
+	var names []string
+	for _, m := range s.metrics {
+		if m.External != nil {
+			names = append(names, m.External.Metric.Name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// target is the smallest target of a custom metric.
+type target struct {
+	metric string
+	value  float64
+}
+
+// targets are the smallest targets of the custom metrics that the HPA names, in the order
+// of their names. They are those by which the HPA controller divides a value to get a
+// number of replicas: averages, and values while there is no replica that one could be a
+// multiple of.
+func (s *scaler) targets() []target {
+	var targets []target
+	add := func(metric string, quantity *resource.Quantity) {
+		if quantity != nil && quantity.Sign() > 0 {
+			targets = append(targets, target{metric, float64(quantity.MilliValue()) / 1000}) // As the HPA has it, which knows nothing finer.
+		}
+	}
+	for _, m := range s.metrics {
+		if m.Pods != nil {
+			add(m.Pods.Metric.Name, m.Pods.Target.AverageValue)
+		}
+		if m.Object != nil {
+			add(m.Object.Metric.Name, m.Object.Target.AverageValue)
+		}
+		if m.Object != nil && s.fromZero {
+			add(m.Object.Metric.Name, m.Object.Target.Value)
+		}
+	}
+	slices.SortFunc(targets, func(a, b target) int {
+		return cmp.Or(cmp.Compare(a.metric, b.metric), cmp.Compare(a.value, b.value))
+	})
+	return slices.CompactFunc(targets, func(a, b target) bool { return a.metric == b.metric })
+}
