@@ -51,6 +51,10 @@ $(BIN)/race/adapter:
 bench: build kube ## Measure the adapter on the real control plane; fail if a requirement is missed (minutes)
 	@$(BIN)/bench
 
+.PHONY: soak
+soak: build kube $(if $(RACE),$(BIN)/race/adapter) ## Run the adapter while faults come and go, and check what must hold (10 minutes; SOAK="--for 3m --seed 7")
+	@$(BIN)/soak $(if $(RACE),--adapter $(BIN)/race/adapter) $(SOAK)
+
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Run the linters over both modules
 	$(BIN)/golangci-lint run ./...
@@ -93,7 +97,7 @@ KUBE_LDFLAGS := -s -w \
 KUBE := $(addprefix $(BIN)/,kube-apiserver kube-controller-manager kube-scheduler kubectl)
 
 .PHONY: kube
-kube: $(BIN)/etcd $(BIN)/kwok $(BIN)/prometheus $(KUBE) ## Build the control plane and Prometheus into .bin/ (30 minutes with a cold cache, once)
+kube: $(BIN)/etcd $(BIN)/kwok $(BIN)/prometheus $(BIN)/promtool $(KUBE) ## Build the control plane and Prometheus into .bin/ (30 minutes with a cold cache, once)
 
 $(KUBE): $(BIN)/%: test/kube/go.mod test/kube/go.sum
 	@echo "building $* $(KUBE_VERSION)"
@@ -113,7 +117,7 @@ $(BIN)/kwok: test/kube/kwok/go.mod test/kube/kwok/go.sum
 PROMETHEUS_VERSION := $(shell awk '$$1 == "github.com/prometheus/prometheus" {print $$2}' test/kube/prometheus/go.mod)
 
 # Without its user interface, and of the cloud discoveries with that of Kubernetes only.
-$(BIN)/prometheus: test/kube/prometheus/go.mod test/kube/prometheus/go.sum
-	@echo "building prometheus $(PROMETHEUS_VERSION)"
-	@cd test/kube/prometheus && CGO_ENABLED=0 go build -tags remove_all_sd,enable_kubernetes_sd -ldflags '-s -w' -o $@ github.com/prometheus/prometheus/cmd/prometheus
+$(BIN)/prometheus $(BIN)/promtool: test/kube/prometheus/go.mod test/kube/prometheus/go.sum
+	@echo "building $(@F) $(PROMETHEUS_VERSION)"
+	@cd test/kube/prometheus && CGO_ENABLED=0 go build -tags remove_all_sd,enable_kubernetes_sd -ldflags '-s -w' -o $@ github.com/prometheus/prometheus/cmd/$(@F)
 	@touch $@

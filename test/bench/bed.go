@@ -9,13 +9,15 @@ import (
 	"path/filepath"
 	"time"
 
+	"k8s.io/client-go/rest"
+
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/promproxy"
 )
 
 const (
 	// nodes take the pods of all measurements.
-	nodes = 3
+	nodes = 6
 	// hpaSync is how often the HPA controller looks at each HPA, which is its default.
 	hpaSync = 15 * time.Second
 
@@ -32,21 +34,28 @@ const (
 type bed struct {
 	*env.Cluster
 
-	proxy   *promproxy.Server
-	adapter string // path of the binary
-	out     io.Writer
-	configs int // files written
+	proxy *promproxy.Server
+	// adapter and peer are paths of binaries; empty is the one that was built, and none.
+	adapter, peer string
+	profiles      string // a folder; none if it is empty
+	out           io.Writer
+	configs       int          // files written
+	as            *rest.Config // of the ServiceAccount that reads; nil until somebody does
+	floor         *env.Adapter // nil until somebody compares with it
 }
 
 func startBed(ctx context.Context, o Options) (*bed, error) {
-	b := &bed{out: o.Progress, adapter: o.Adapter}
-	if o.Adapter != "" {
-		var err error
-		if b.adapter, err = filepath.Abs(o.Adapter); err != nil {
-			return nil, err
-		}
-	}
+	b := &bed{out: o.Progress}
 	var err error
+	if b.adapter, err = absolute(o.Adapter); err != nil {
+		return nil, err
+	}
+	if b.peer, err = absolute(o.Peer); err != nil {
+		return nil, err
+	}
+	if b.profiles, err = absolute(o.Profiles); err != nil {
+		return nil, err
+	}
 	if b.proxy, err = promproxy.Start(context.WithoutCancel(ctx), promproxy.Options{}); err != nil {
 		return nil, err
 	}
@@ -70,30 +79,83 @@ func (b *bed) say(format string, args ...any) {
 	fmt.Fprintf(b.out, format+"\n", args...)
 }
 
-// startAdapter starts an adapter with a configuration file, and leads it to the proxy.
-func (b *bed) startAdapter(ctx context.Context, config []byte, args ...string) (*env.Adapter, error) {
-	b.configs++
-	file := filepath.Join(b.Dir(), fmt.Sprintf("bench-%d.yaml", b.configs))
-	if err := os.WriteFile(file, config, 0o600); err != nil {
-		return nil, err
+// noAmazon is for adapters that nobody asks for a metric of CloudWatch, so that they do not
+// look for credentials.
+var noAmazon = []string{"AWS_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true"}
+
+// absolute is a path from the root, as programs start in folders of their own; empty
+// stays empty.
+func absolute(path string) (string, error) {
+	if path == "" {
+		return "", nil
 	}
-	return b.StartAdapter(ctx, env.AdapterOptions{
-		Binary: b.adapter,
-		Args:   append([]string{"--config=" + file, "--prometheus-url=" + b.proxy.URL()}, args...),
-		// Nobody asks for a metric of CloudWatch, and nobody is to look for credentials.
-		Env: []string{"AWS_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true"},
-	})
+	return filepath.Abs(path)
 }
 
-// with starts an adapter for the time of a function.
+// with starts an adapter with a configuration file for the time of a function, and leads
+// it to the proxy.
 func (b *bed) with(ctx context.Context, config []byte, args []string, use func(*env.Adapter) error) error {
-	a, err := b.startAdapter(ctx, config, args...)
+	led, err := b.toProxy(config)
+	if err != nil {
+		return err
+	}
+	return b.during(ctx, env.AdapterOptions{
+		Binary: b.adapter,
+		Args:   append(led, args...),
+		Env:    noAmazon,
+	}, use)
+}
+
+// withPeer starts prometheus-adapter for the time of a function; without one the function
+// gets nil.
+func (b *bed) withPeer(ctx context.Context, config []byte, use func(*env.Adapter) error) error {
+	if b.peer == "" {
+		return use(nil)
+	}
+	led, err := b.toProxy(config)
+	if err != nil {
+		return err
+	}
+	return b.during(ctx, env.AdapterOptions{
+		Binary: b.peer,
+		// By default it asks the API server 5 times a second at most, and a query for many pods is too long for an address.
+		Args:  append(led, "--client-qps=500", "--client-burst=500", "--prometheus-verb=POST"),
+		Apart: true,
+	}, use)
+}
+
+// toProxy are the flags that give an adapter a configuration and lead it to the proxy.
+func (b *bed) toProxy(config []byte) ([]string, error) {
+	file, err := b.writeConfig(config)
+	return []string{"--config=" + file, "--prometheus-url=" + b.proxy.URL()}, err
+}
+
+// writeConfig writes a configuration and gives its path.
+func (b *bed) writeConfig(config []byte) (string, error) {
+	b.configs++
+	file := filepath.Join(b.Dir(), fmt.Sprintf("bench-%d.yaml", b.configs))
+	return file, os.WriteFile(file, config, 0o600)
+}
+
+// startFloor starts what does nothing but answer, once; it runs until the bed stops.
+func (b *bed) startFloor(ctx context.Context) (*env.Adapter, error) {
+	if b.floor != nil {
+		return b.floor, nil
+	}
+	var err error
+	b.floor, err = b.StartAdapter(ctx, env.AdapterOptions{Binary: filepath.Join(b.Binaries(), "floor"), Apart: true})
+	return b.floor, err
+}
+
+// during starts an adapter for the time of a function.
+func (b *bed) during(ctx context.Context, o env.AdapterOptions, use func(*env.Adapter) error) error {
+	a, err := b.StartAdapter(ctx, o)
 	if err != nil {
 		return err
 	}
 	used := use(a)
 	if used != nil {
-		used = fmt.Errorf("%w\nthe adapter's log ends with:\n%s", used, tail(a.Logs()))
+		used = fmt.Errorf("%w\nthe log of %s ends with:\n%s", used, a.Name(), tail(a.Logs()))
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
 	defer cancel()

@@ -14,6 +14,10 @@ import (
 // ErrMissed says that a figure is not what is required.
 var ErrMissed = errors.New("a requirement is missed")
 
+// PeerVariable is the environment variable that names the binary of a prometheus-adapter
+// to measure beside the adapter.
+const PeerVariable = "PEER_PROMETHEUS_ADAPTER"
+
 // Options say what to measure. The zero value measures everything.
 type Options struct {
 	// Only are the names of the measurements to run, see Names; all if it is empty.
@@ -21,8 +25,16 @@ type Options struct {
 	// Adapter is the path of the adapter's binary, by default .bin/adapter. One with the
 	// race detector would measure that.
 	Adapter string
-	// JSON writes the report as JSON in place of a table.
+	// Peer is the path of a prometheus-adapter to measure too; without it the report has
+	// the figures that were recorded once.
+	Peer string
+	// JSON writes the results to Out in place of a table.
 	JSON bool
+	// Results is a file that gets the results as JSON; none if it is empty.
+	Results string
+	// Profiles is a folder that gets CPU profiles of the reads, of both sides of each
+	// comparison; none if it is empty.
+	Profiles string
 	// Out is where the report goes, and Progress where it is said what is being done.
 	Out, Progress io.Writer
 }
@@ -32,23 +44,35 @@ type measurement struct {
 	name    string
 	figures []figure
 	// run gives the value of each figure, by its name. It ends what it started, but for
-	// objects in namespaces of its own.
-	run func(ctx context.Context, b *bed) (map[string]float64, error)
+	// objects in namespaces of its own. Figures that it gives beside an error count.
+	run func(ctx context.Context, b *bed) (map[string]measured, error)
 }
 
 // figure is one line of the report.
 type figure struct {
 	name, unit string
-	// atMost and atLeast are what is required; nil is nothing.
-	atMost, atLeast *float64
-	// peer is what prometheus-adapter has on two shared cores; nil is not known.
+	// atMost and atLeast are what is required of the value, ratioAtMost and ratioAtLeast
+	// of the value divided by the floor; nil is nothing.
+	atMost, atLeast, ratioAtMost, ratioAtLeast *float64
+	// peer is what prometheus-adapter once had on two shared cores; nil is not known.
 	peer *float64
 }
 
-// measurements are all that there are, in the order in which they run: those that fill
-// the cluster come last.
-func measurements() []measurement {
-	return []measurement{discovery(), reads(), autoscalers()}
+// measured is the value of a figure.
+type measured struct {
+	value float64
+	// floor is what the bare library had in the same run, or whatever else the figure is
+	// compared with, and peer what prometheus-adapter had in it; nil is not measured.
+	floor, peer *float64
+}
+
+// plain are values that are compared with nothing.
+func plain(values map[string]float64) map[string]measured {
+	all := map[string]measured{}
+	for name, v := range values {
+		all[name] = measured{value: v}
+	}
+	return all
 }
 
 // Names are the measurements' names.
@@ -76,26 +100,20 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	var r report
+	r := report{peer: o.Peer != ""}
 	for _, m := range chosen {
-		r.add(b.measure(ctx, m))
+		values, err := b.measure(ctx, m)
+		r.add(m, values, err)
 	}
 	stopped := b.stop()
-	if o.JSON {
-		err = r.writeJSON(o.Out)
-	} else {
-		err = r.writeTable(o.Out)
-	}
-	return errors.Join(err, r.err(), stopped)
+	return errors.Join(r.write(o), r.err(), stopped)
 }
 
 // measure runs one measurement, unless the run was interrupted.
-func (b *bed) measure(ctx context.Context, m measurement) []line {
-	err := context.Cause(ctx)
-	var values map[string]float64
-	if err == nil {
-		b.say("measuring %s", m.name)
-		values, err = m.run(ctx, b)
+func (b *bed) measure(ctx context.Context, m measurement) (map[string]measured, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
 	}
-	return lines(m, values, err)
+	b.say("measuring %s", m.name)
+	return m.run(ctx, b)
 }

@@ -5,16 +5,18 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"slices"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
@@ -27,76 +29,140 @@ var example = measurement{
 	figures: []figure{
 		{name: "resident", unit: "MB", atMost: new(20.0), peer: new(592.0)},
 		{name: "found", atLeast: new(10.0)},
+		{name: "rate", unit: "req/s", ratioAtLeast: new(0.95), peer: new(406.0)},
+		{name: "p99", unit: "ms", ratioAtMost: new(1.1)},
 		{name: "p50", unit: "ms", peer: new(30.0)},
 	},
 }
 
-func reportOf(values map[string]float64, err error) *report {
+func good() map[string]measured {
+	return map[string]measured{
+		"resident": {value: 20}, "found": {value: 10}, "p50": {value: 400},
+		"rate": {value: 950, floor: new(1000.0)}, "p99": {value: 5.5, floor: new(5.0)},
+	}
+}
+
+// but is good with another value of one figure; without one that figure is missing.
+func but(name string, values ...measured) map[string]measured {
+	all := good()
+	delete(all, name)
+	for _, v := range values {
+		all[name] = v
+	}
+	return all
+}
+
+func reportOf(values map[string]measured, err error) *report {
 	var r report
-	r.add(lines(example, values, err))
+	r.add(example, values, err)
 	return &r
 }
 
 func TestTable(t *testing.T) {
-	r := reportOf(map[string]float64{"resident": 20.5, "found": 10}, errors.New("it ended"))
-	r.add(lines(measurement{name: "other", figures: []figure{{name: "rate", unit: "req/s"}}}, map[string]float64{"rate": 1.25}, nil))
+	r := reportOf(map[string]measured{
+		"resident": {value: 20.5}, "found": {value: 10},
+		"rate": {value: 1234.5, floor: new(1000.0), peer: new(400.0)}, "p99": {value: 6, floor: new(5.0)},
+	}, errors.New("it ended"))
+	r.add(measurement{name: "other", figures: []figure{{name: "cost", unit: "ms"}}}, plain(map[string]float64{"cost": 0.12345}), nil)
 	var b bytes.Buffer
 	if err := r.writeTable(&b); err != nil {
 		t.Fatal(err)
 	}
 	const want = `
-MEASURED  FIGURE    TIDEGAUGE  REQUIRED       PROMETHEUS-ADAPTER  
-memory    resident  20 MB      at most 20 MB  592 MB              MISSED
-          found     10         at least 10                        met
-          p50                                 30 ms               NOT MEASURED
-other     rate      1.2 req/s                                     
+MEASURED  FIGURE    TIDEGAUGE   FLOOR       RATIO  TARGET        PROMETHEUS-ADAPTER  
+memory    resident  20.5 MB                        ≤ 20          592 MB (recorded)   MISSED
+          found     10                             ≥ 10                              reached
+          rate      1234 req/s  1000 req/s  1.23   ratio ≥ 0.95  400 req/s           reached
+          p99       6 ms        5 ms        1.20   ratio ≤ 1.1                       MISSED
+          p50                                                    30 ms (recorded)    NOT MEASURED
+other     cost      0.123 ms                                                         
 `
 	if got := "\n" + b.String(); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
 }
 
-func TestJSON(t *testing.T) {
+func TestResults(t *testing.T) {
+	values := but("p50")
+	values["rate"] = measured{value: 900, floor: new(1000.0), peer: new(400.0)}
+	r := reportOf(values, nil)
 	var b bytes.Buffer
-	if err := reportOf(map[string]float64{"resident": 3, "found": 9}, nil).writeJSON(&b); err != nil {
+	if err := r.writeJSON(&b); err != nil {
 		t.Fatal(err)
 	}
-	var got struct {
-		Figures []line `json:"figures"`
+	var got any
+	if err := json.Unmarshal(b.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := []any{
+		map[string]any{"name": "memory: resident", "unit": "MB", "value": 20.0, "floor": nil, "ratio": nil, "target": "≤ 20", "reached": true},
+		map[string]any{"name": "memory: found", "unit": nil, "value": 10.0, "floor": nil, "ratio": nil, "target": "≥ 10", "reached": true},
+		map[string]any{"name": "memory: rate", "unit": "req/s", "value": 900.0, "floor": 1000.0, "ratio": 0.9, "target": "ratio ≥ 0.95", "reached": false},
+		map[string]any{"name": "memory: p99", "unit": "ms", "value": 5.5, "floor": 5.0, "ratio": 1.1, "target": "ratio ≤ 1.1", "reached": true},
+		map[string]any{"name": "memory: p50", "unit": "ms", "value": nil, "floor": nil, "ratio": nil, "target": nil, "reached": nil},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("without a prometheus-adapter (-want +got):\n%s", diff)
+	}
+
+	r.peer = true
+	b.Reset()
+	if err := r.writeJSON(&b); err != nil {
+		t.Fatal(err)
 	}
 	if err := json.Unmarshal(b.Bytes(), &got); err != nil {
 		t.Fatal(err)
 	}
-	if len(got.Figures) != 3 {
-		t.Fatalf("figures are %+v", got.Figures)
+	for i, peer := range []any{nil, nil, 400.0, nil, nil} {
+		one, _ := want[i].(map[string]any)
+		one["peer"] = peer
 	}
-	first, second, third := got.Figures[0], got.Figures[1], got.Figures[2]
-	if first.Measurement != "memory" || first.Figure != "resident" || *first.Value != 3 || !*first.Met || *first.Peer != 592 {
-		t.Errorf("the first figure is %+v", first)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("with a prometheus-adapter (-want +got):\n%s", diff)
 	}
-	if *second.Met {
-		t.Errorf("the second figure is %+v", second)
+}
+
+func TestWhatIsNotMeasuredIsNotReached(t *testing.T) {
+	for _, l := range reportOf(nil, errors.New("it ended")).lines {
+		if reached := l.reached(); (reached == nil) != (l.target() == "") || reached != nil && *reached {
+			t.Errorf("%s: target %q, reached %v", l.title(), l.target(), reached)
+		}
 	}
-	if third.Value != nil || third.Met != nil || third.Error == "" {
-		t.Errorf("the third figure is %+v", third)
+}
+
+func TestResultsAreSaved(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "bench", "results.json")
+	var out bytes.Buffer
+	if err := reportOf(good(), nil).write(Options{Results: file, JSON: true, Out: &out}); err != nil {
+		t.Fatal(err)
+	}
+	saved, err := os.ReadFile(file)
+	if err != nil || len(saved) == 0 || !bytes.Equal(saved, out.Bytes()) {
+		t.Errorf("saved %s, %v\nwant what was printed: %s", saved, err, out.Bytes())
+	}
+	out.Reset()
+	if err := reportOf(good(), nil).write(Options{Out: &out}); err != nil || !strings.HasPrefix(out.String(), "MEASURED") {
+		t.Errorf("printed %s, %v", out.String(), err)
 	}
 }
 
 func TestErrorsOfAReport(t *testing.T) {
-	good := map[string]float64{"resident": 20, "found": 10, "p50": 400}
 	for name, tc := range map[string]struct {
-		values map[string]float64
+		values map[string]measured
 		err    error
 		missed bool
 		words  []string
 	}{
-		"all is met":         {values: good},
-		"too much":           {values: map[string]float64{"resident": 20.1, "found": 10, "p50": 1}, missed: true},
-		"too little":         {values: map[string]float64{"resident": 20, "found": 9, "p50": 1}, missed: true},
-		"a value is missing": {values: map[string]float64{"resident": 20, "found": 10}, words: []string{"memory: p50: not measured"}},
-		"nothing was measured": {
-			err: errors.New("the adapter ended"), words: []string{"memory: the adapter ended"},
-		},
+		"all is reached":                        {values: good()},
+		"too much":                              {values: but("resident", measured{value: 20.1}), missed: true},
+		"too little":                            {values: but("found", measured{value: 9}), missed: true},
+		"too slow":                              {values: but("rate", measured{value: 949, floor: new(1000.0)}), missed: true},
+		"too late":                              {values: but("p99", measured{value: 5.6, floor: new(5.0)}), missed: true},
+		"a value is missing":                    {values: but("p50"), words: []string{"memory: p50: not measured"}},
+		"a floor is missing":                    {values: but("rate", measured{value: 950}), words: []string{"memory: rate: there is nothing to compare it with"}},
+		"a floor is zero":                       {values: but("p99", measured{value: 1, floor: new(0.0)}), words: []string{"memory: p99: there is nothing to compare it with"}},
+		"all was measured and something failed": {values: good(), err: errors.New("the adapter did not stop"), words: []string{"memory: the adapter did not stop"}},
+		"nothing was measured":                  {err: errors.New("the adapter ended"), words: []string{"memory: the adapter ended"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := reportOf(tc.values, tc.err).err()
@@ -131,11 +197,20 @@ func TestMeasurementsHaveNamesOfTheirOwn(t *testing.T) {
 				t.Errorf("%s has two figures %q", m.name, f.name)
 			}
 			figures[f.name] = true
+			bounds := 0
+			for _, bound := range []*float64{f.atMost, f.atLeast, f.ratioAtMost, f.ratioAtLeast} {
+				if bound != nil {
+					bounds++
+				}
+			}
+			if bounds > 1 {
+				t.Errorf("%s: %s has several targets, and shows one", m.name, f.name)
+			}
 		}
 	}
 	err := Run(t.Context(), Options{Only: []string{"discovery", "everything"}, Progress: io.Discard})
-	if err == nil || !strings.Contains(err.Error(), `no measurement "everything", only discovery, reads, hpas`) {
-		t.Errorf("error is %v", err)
+	if want := `no measurement "everything", only ` + strings.Join(Names(), ", "); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error is %v, want %s", err, want)
 	}
 }
 
@@ -208,9 +283,10 @@ tidegauge_reads_total{source="prometheus"} 5
 }
 
 func TestLoad(t *testing.T) {
-	var asked, atOnce, most atomic.Int64
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		asked.Add(1)
+	var atOnce, most atomic.Int64
+	asked := map[string]*atomic.Int64{"/a": {}, "/b": {}, "/slow": {}}
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked[r.URL.Path].Add(1)
 		for now := atOnce.Add(1); ; {
 			if m := most.Load(); now <= m || most.CompareAndSwap(m, now) {
 				break
@@ -220,26 +296,42 @@ func TestLoad(t *testing.T) {
 		if r.URL.Path == "/slow" {
 			<-r.Context().Done()
 		}
+		fmt.Fprint(w, `{"items":[{"timestamp":"now"},{"timestamp":"then"}]}`)
 	}))
 	server.EnableHTTP2 = true
 	server.StartTLS()
 	defer server.Close()
 
-	s, err := load{url: server.URL, inFlight: 3, count: 50, limit: time.Minute}.run(t.Context(), server.Client())
-	if err != nil || s.perSecond <= 0 || s.p50 <= 0 || s.p99 < s.p50 {
-		t.Errorf("got %+v, %v", s, err)
+	client := server.Client()
+	got, err := load{urls: []string{server.URL + "/a", server.URL + "/b"}, inFlight: 3, count: 50, limit: time.Minute, items: 2}.run(t.Context(), client)
+	if err != nil || len(got.each) != 50 || got.rate() <= 0 {
+		t.Errorf("got %+v, %v", got, err)
 	}
-	if n := asked.Load(); n != 50 {
-		t.Errorf("%d requests, want 50", n)
+	if a, b := asked["/a"].Load(), asked["/b"].Load(); a != 25 || b != 25 {
+		t.Errorf("%d and %d requests, want 25 of each", a, b)
 	}
 	if n := most.Load(); n > 3 {
 		t.Errorf("%d requests at once, want 3", n)
 	}
 
+	if _, err := (load{urls: []string{server.URL + "/a"}, inFlight: 1, count: 1, limit: time.Minute, items: 3}).run(t.Context(), client); err == nil || !strings.Contains(err.Error(), "/a: 2 items, want 3") {
+		t.Errorf("of an answer without one of the items the error is %v", err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if s, err := (load{url: server.URL + "/slow", inFlight: 1, count: 1, limit: time.Minute}).run(ctx, server.Client()); err == nil {
-		t.Errorf("a load that was interrupted has %+v", s)
+	if got, err := (load{urls: []string{server.URL + "/slow"}, inFlight: 1, count: 1, limit: time.Minute}).run(ctx, client); err == nil {
+		t.Errorf("a load that was interrupted has %+v", got)
+	}
+}
+
+func TestLoadEndsWithItsTime(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	defer server.Close()
+	got, err := load{urls: []string{server.URL}, inFlight: 2, limit: 20 * time.Millisecond}.run(t.Context(), server.Client())
+	if err != nil || len(got.each) == 0 || got.elapsed < 20*time.Millisecond {
+		t.Errorf("got %d requests in %v, %v", len(got.each), got.elapsed, err)
 	}
 }
 
@@ -253,7 +345,7 @@ func TestLoadWantsWholeAnswersOverHTTP2(t *testing.T) {
 	old := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer old.Close()
 	for words, server := range map[string]*httptest.Server{"404 Not Found: no such metric": bad, "answered with HTTP/1.1": old} {
-		_, err := load{url: server.URL, inFlight: 2, count: 5, limit: time.Minute}.run(t.Context(), server.Client())
+		_, err := load{urls: []string{server.URL}, inFlight: 2, count: 5, limit: time.Minute}.run(t.Context(), server.Client())
 		if err == nil || !strings.Contains(err.Error(), words) {
 			t.Errorf("error is %v, want %q", err, words)
 		}
@@ -363,11 +455,5 @@ func TestAwaitEndsWithWhatItSaw(t *testing.T) {
 	err = b.await(ctx, "pods", time.Minute, func(context.Context) (string, bool, error) { return "3 of 4", false, nil })
 	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "3 of 4") {
 		t.Errorf("error is %v", err)
-	}
-}
-
-func TestNames(t *testing.T) {
-	if got, want := Names(), []string{"discovery", "reads", "hpas"}; !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
 	}
 }

@@ -88,7 +88,7 @@ func discovery() measurement {
 	}
 }
 
-func measureDiscovery(ctx context.Context, b *bed) (map[string]float64, error) {
+func measureDiscovery(ctx context.Context, b *bed) (map[string]measured, error) {
 	one, err := b.measureListings(ctx, 1, 0)
 	if err != nil {
 		return nil, err
@@ -102,7 +102,7 @@ func measureDiscovery(ctx context.Context, b *bed) (map[string]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]float64{
+	return plain(map[string]float64{
 		figResidentOne:  one.resident / megabyte,
 		figResidentEach: each.resident / megabyte,
 		figResidentMany: many.resident / megabyte,
@@ -110,7 +110,7 @@ func measureDiscovery(ctx context.Context, b *bed) (map[string]float64, error) {
 		figPeakMore:     (many.peak - one.peak) / megabyte,
 		figListing:      many.took.Seconds(),
 		figMetrics:      float64(many.metrics),
-	}, nil
+	}), nil
 }
 
 // listed is what an adapter is like that has listed some series again and again.

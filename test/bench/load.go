@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,52 +18,79 @@ import (
 
 // load is what several readers ask, one request after the other.
 type load struct {
-	url string
-	// inFlight is how many requests there are at a time, count how many in total, and
-	// limit how long they may take; the first of the two ends the load.
+	// urls are asked in turn.
+	urls []string
+	// inFlight is how many requests there are at a time, count how many in total (0 is as
+	// many as there is time for), and limit how long they may take; the first of the two
+	// ends the load.
 	inFlight, count int
 	limit           time.Duration
+	// items is how many an answer has to have; 0 is any number.
+	items int
 }
 
-// speed is how fast a load was answered.
-type speed struct {
-	perSecond float64
-	p50, p99  time.Duration
+// took is how long the requests of a load took, in nanoseconds, and all of them together.
+type took struct {
+	each    []float64
+	elapsed time.Duration
 }
 
-// run reads until the load is over. An answer other than 200 is an error.
-func (l load) run(ctx context.Context, client *http.Client) (speed, error) {
+// rate is the number of requests in a second.
+func (t took) rate() float64 { return float64(len(t.each)) / t.elapsed.Seconds() }
+
+// run reads until the load is over. An answer other than 200 is an error, and so is one
+// with too few or too many items.
+func (l load) run(ctx context.Context, client *http.Client) (took, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.limit+stopLimit) // A request that began in time may end.
 	defer cancel()
-	var left atomic.Int64
-	left.Store(int64(l.count))
-	took := make([][]float64, l.inFlight)
+	var asked atomic.Int64
+	each := make([][]float64, l.inFlight)
 	errs := make([]error, l.inFlight)
 	start := time.Now()
 	var readers sync.WaitGroup
 	for i := range l.inFlight {
 		readers.Go(func() {
-			for left.Add(-1) >= 0 && time.Since(start) < l.limit && errs[i] == nil {
+			for time.Since(start) < l.limit && errs[i] == nil {
+				n := int(asked.Add(1))
+				if l.count > 0 && n > l.count {
+					return
+				}
 				began := time.Now()
-				_, errs[i] = read(ctx, client, l.url)
-				took[i] = append(took[i], float64(time.Since(began)))
+				errs[i] = l.once(ctx, client, n)
+				each[i] = append(each[i], float64(time.Since(began)))
 			}
 		})
 	}
 	readers.Wait()
-	elapsed := time.Since(start)
-	var all []float64
-	for _, t := range took {
-		all = append(all, t...)
+	t := took{elapsed: time.Since(start)}
+	for _, some := range each {
+		t.each = append(t.each, some...)
 	}
-	if err := errors.Join(errs...); err != nil {
-		return speed{}, err
+	return t, errors.Join(errs...)
+}
+
+func (l load) once(ctx context.Context, client *http.Client, n int) error {
+	body, err := read(ctx, client, l.urls[n%len(l.urls)])
+	if err != nil {
+		return err
 	}
-	return speed{
-		perSecond: float64(len(all)) / elapsed.Seconds(),
-		p50:       time.Duration(median(all)),
-		p99:       time.Duration(quantile(all, 0.99)),
-	}, nil
+	// To decode each answer would take more time than to make it.
+	if found := bytes.Count(body, []byte(`"timestamp":`)); l.items > 0 && found != l.items {
+		return fmt.Errorf("%s: %d items, want %d", l.urls[n%len(l.urls)], found, l.items)
+	}
+	return nil
+}
+
+// awaitAll waits until each URL has an answer.
+func (b *bed) awaitAll(ctx context.Context, client *http.Client, urls []string) error {
+	return b.await(ctx, "metrics", firstReadLimit, func(ctx context.Context) (string, bool, error) {
+		for i, url := range urls {
+			if _, err := read(ctx, client, url); err != nil {
+				return fmt.Sprintf("%d of %d have a value", i, len(urls)), false, err
+			}
+		}
+		return "", true, nil
+	})
 }
 
 // read asks once, over HTTP/2.
@@ -89,15 +117,20 @@ func read(ctx context.Context, client *http.Client, url string) (body []byte, er
 }
 
 // reader is a client of the adapter itself, with the token of a ServiceAccount that may
-// read metrics.
+// read metrics; it is the same token for all. The client takes answers as they are: the
+// bare library would compress long ones, which takes it more time than everything else.
 func (b *bed) reader(ctx context.Context, a *env.Adapter) (*http.Client, error) {
-	if err := b.Apply(ctx, readerObjects); err != nil {
-		return nil, err
+	if b.as == nil {
+		if err := b.Apply(ctx, readerObjects); err != nil {
+			return nil, err
+		}
+		var err error
+		if b.as, err = b.ServiceAccountConfig(ctx, readerNamespace, readerName); err != nil {
+			return nil, err
+		}
 	}
-	config, err := b.ServiceAccountConfig(ctx, readerNamespace, readerName)
-	if err != nil {
-		return nil, err
-	}
-	transport, err := rest.TransportFor(a.Config(config))
+	config := a.Config(b.as)
+	config.DisableCompression = true
+	transport, err := rest.TransportFor(config)
 	return &http.Client{Transport: transport}, err
 }

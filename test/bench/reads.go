@@ -5,7 +5,8 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
-	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tidegauge/tidegauge/test/env"
@@ -15,14 +16,16 @@ import (
 const (
 	readerNamespace = "bench-reads"
 	readerName      = "reader"
-	readPods        = 100
 
-	customPath   = "/apis/custom.metrics.k8s.io/v1beta1/namespaces/" + readerNamespace + "/pods/*/http_requests_per_second?labelSelector=app%3Dweb"
+	// customPath is for the app of that name, which is that of the floor's selector too.
+	customPath   = "/apis/custom.metrics.k8s.io/v1beta1/namespaces/" + readerNamespace + "/pods/*/http_requests_per_second?labelSelector=app%%3Dpods-%d"
 	externalPath = "/apis/external.metrics.k8s.io/v1beta1/namespaces/" + readerNamespace + "/queue_depth"
 
-	alone, together = 1, 10
-	loadLimit       = 20 * time.Second
-	firstReadLimit  = time.Minute
+	few, many = 100, 1000 // pods
+
+	readRounds     = 10
+	roundLimit     = time.Second
+	firstReadLimit = time.Minute
 )
 
 var (
@@ -38,37 +41,58 @@ type kind struct {
 	path     string
 	items    int // of an answer
 	inFlight int
-	count    int
-	// rate, p50 and p99 are prometheus-adapter's; nil is not known.
-	rate, p50, p99 *float64
+	// leastRate and mostLate are what is required of rate and p99, as ratios to the
+	// floor's; nil is nothing.
+	leastRate, mostLate *float64
+	// rate and p99 are prometheus-adapter's; nil is not known.
+	rate, p99 *float64
 }
 
 func (k kind) figure(what string) string {
 	return fmt.Sprintf("%s, %d in flight, %s", k.what, k.inFlight, what)
 }
 
-var kinds = []kind{
-	{"Pods metric of 100 pods", customPath, readPods, alone, 1000, new(33.0), new(30.0), new(60.0)},
-	{"Pods metric of 100 pods", customPath, readPods, together, 2000, new(54.0), nil, new(363.0)},
-	{"external metric", externalPath, 1, alone, 2000, new(406.0), nil, new(8.8)},
-	{"external metric", externalPath, 1, together, 4000, new(706.0), nil, new(35.0)},
+const (
+	figRate = "rate"
+	figLate = "p99"
+	figCost = "CPU of one"
+)
+
+func kinds() []kind {
+	external := kind{what: "external metric", path: externalPath, items: 1, leastRate: new(0.95), mostLate: new(1.1)}
+	pods := func(n int) kind {
+		return kind{what: fmt.Sprintf("Pods metric of %d pods", n), path: fmt.Sprintf(customPath, n), items: n, leastRate: new(0.9)}
+	}
+	return []kind{
+		external.at(1, new(406.0), new(8.8)), external.at(10, new(706.0), new(35.0)), external.at(50, nil, nil),
+		pods(few).at(1, new(33.0), new(60.0)), pods(few).at(10, new(54.0), new(363.0)),
+		pods(many).at(1, nil, nil), pods(many).at(10, nil, nil),
+	}
 }
 
-// reads measures how fast the adapter answers.
+// at is the same kind with so many in flight, and prometheus-adapter's figures of that.
+func (k kind) at(inFlight int, rate, p99 *float64) kind {
+	k.inFlight, k.rate, k.p99 = inFlight, rate, p99
+	return k
+}
+
+// reads measures how fast the adapter answers, beside what does nothing but answer.
 func reads() measurement {
 	m := measurement{name: "reads", run: measureReads}
-	for _, k := range kinds {
+	for _, k := range kinds() {
 		m.figures = append(m.figures,
-			figure{name: k.figure("rate"), unit: "req/s", peer: k.rate},
-			figure{name: k.figure("p50"), unit: "ms", peer: k.p50},
-			figure{name: k.figure("p99"), unit: "ms", peer: k.p99},
+			figure{name: k.figure(figRate), unit: "req/s", ratioAtLeast: k.leastRate, peer: k.rate},
+			figure{name: k.figure(figLate), unit: "ms", ratioAtMost: k.mostLate, peer: k.p99},
+			figure{name: k.figure(figCost), unit: "ms"},
 		)
 	}
 	return m
 }
 
-func measureReads(ctx context.Context, b *bed) (map[string]float64, error) {
-	pods, err := b.deployments(ctx, []deployment{{readerNamespace, "web", readPods}})
+func measureReads(ctx context.Context, b *bed) (map[string]measured, error) {
+	pods, err := b.deployments(ctx, []deployment{
+		{readerNamespace, fmt.Sprintf("pods-%d", few), few}, {readerNamespace, fmt.Sprintf("pods-%d", many), many},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -76,45 +100,106 @@ func measureReads(ctx context.Context, b *bed) (map[string]float64, error) {
 	b.proxy.Play(append(requests(pods), depth).Play)
 	defer b.proxy.Play(nil)
 
-	values := map[string]float64{}
+	values := map[string]measured{}
 	err = b.with(ctx, requestRules, nil, func(a *env.Adapter) error {
-		client, err := b.reader(ctx, a)
-		if err != nil {
-			return err
-		}
-		for _, k := range kinds {
-			s, err := b.measureRead(ctx, client, a.URL, k)
+		return b.withPeer(ctx, requestRules, func(peer *env.Adapter) error {
+			sides, err := b.sides(ctx, a, peer)
 			if err != nil {
 				return err
 			}
-			values[k.figure("rate")] = s.perSecond
-			values[k.figure("p50")] = milliseconds(s.p50)
-			values[k.figure("p99")] = milliseconds(s.p99)
-		}
-		return nil
+			for _, k := range kinds() {
+				if err := b.measureKind(ctx, sides, k, values); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	})
 	return values, err
 }
 
-// measureRead reads again and again what was read once and is complete.
-func (b *bed) measureRead(ctx context.Context, client *http.Client, adapter string, k kind) (speed, error) {
-	url := adapter + k.path
-	err := b.await(ctx, k.what, firstReadLimit, func(ctx context.Context) (string, bool, error) {
-		body, err := read(ctx, client, url)
-		if err != nil {
-			return "", false, err
-		}
-		var list struct {
-			Items []json.RawMessage `json:"items"`
-		}
-		err = json.Unmarshal(body, &list)
-		return fmt.Sprintf("%d of %d items", len(list.Items), k.items), len(list.Items) == k.items, err
-	})
-	if err != nil {
-		return speed{}, err
+// measureKind reads again and again what was read once and is complete.
+func (b *bed) measureKind(ctx context.Context, sides []side, k kind, values map[string]measured) error {
+	if err := b.alike(ctx, sides, k); err != nil {
+		return err
+	}
+	of := func(s side) load {
+		return load{urls: []string{s.server.URL + k.path}, inFlight: k.inFlight, limit: roundLimit, items: k.items}
 	}
 	b.say("reading: %s, %d in flight", k.what, k.inFlight)
-	return load{url: url, inFlight: k.inFlight, count: k.count, limit: loadLimit}.run(ctx, client)
+	t, err := compare(ctx, sides, readRounds, of)
+	if err != nil {
+		return err
+	}
+	values[k.figure(figRate)] = t.beside(tally.rate)
+	values[k.figure(figLate)] = t.beside(tally.late)
+	values[k.figure(figCost)] = t.beside(tally.cost)
+	return b.profile(ctx, sides, fmt.Sprintf("%s %d in flight", k.what, k.inFlight), of)
+}
+
+// sides are what is compared: the adapter, the floor, and prometheus-adapter unless it is
+// nil.
+func (b *bed) sides(ctx context.Context, a, peer *env.Adapter) ([]side, error) {
+	floor, err := b.startFloor(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sides := []side{{name: "the adapter", server: a}, {name: "the floor", server: floor}}
+	if peer != nil {
+		sides = append(sides, side{name: "prometheus-adapter", server: peer})
+	}
+	for i := range sides {
+		if sides[i].client, err = b.reader(ctx, sides[i].server); err != nil {
+			return nil, err
+		}
+	}
+	return sides, nil
+}
+
+// alike waits until each side gives whole answers, and compares their items.
+func (b *bed) alike(ctx context.Context, sides []side, k kind) error {
+	var shapes []string
+	for _, s := range sides {
+		var shape string
+		err := b.await(ctx, s.name+": "+k.what, firstReadLimit, func(ctx context.Context) (string, bool, error) {
+			body, err := read(ctx, s.client, s.server.URL+k.path)
+			if err != nil {
+				return "", false, err
+			}
+			var n int
+			n, shape, err = shapeOf(body)
+			return fmt.Sprintf("%d of %d items", n, k.items), n == k.items, err
+		})
+		if err != nil {
+			return err
+		}
+		shapes = append(shapes, shape)
+	}
+	if shapes[0] != shapes[1] {
+		return fmt.Errorf("%s: the floor's items have %s, the adapter's %s", k.what, shapes[1], shapes[0])
+	}
+	return nil
+}
+
+// shapeOf is how many items an answer has, and the names of the first one's fields.
+func shapeOf(body []byte) (items int, shape string, err error) {
+	var list struct {
+		Items []map[string]any `json:"items"`
+	}
+	if err := json.Unmarshal(body, &list); err != nil || len(list.Items) == 0 {
+		return 0, "", err
+	}
+	var names []string
+	for name, value := range list.Items[0] {
+		names = append(names, name)
+		if fields, ok := value.(map[string]any); ok {
+			for field := range fields {
+				names = append(names, name+"."+field)
+			}
+		}
+	}
+	slices.Sort(names)
+	return len(list.Items), strings.Join(names, ", "), nil
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

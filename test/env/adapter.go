@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"path/filepath"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -19,7 +20,8 @@ var apiServices = schema.GroupVersionResource{Group: "apiregistration.k8s.io", V
 
 // AdapterOptions say which adapter to start, and how.
 type AdapterOptions struct {
-	// Binary is the program's path, by default .bin/adapter.
+	// Binary is the program's path, by default .bin/adapter. Any program that takes the
+	// flags of custom-metrics-apiserver can be started.
 	Binary string
 	// Args follow the arguments that StartAdapter gives: the kubeconfigs, the
 	// certificate and the port.
@@ -33,6 +35,9 @@ type AdapterOptions struct {
 	// OwnRights leaves the adapter the rights that its ServiceAccount has, and applies
 	// none of deploy.
 	OwnRights bool
+	// Apart leaves the aggregator where it leads, and applies nothing: the adapter is
+	// reached at its own URL only.
+	Apart bool
 }
 
 // Adapter is a running adapter, under the rights of its ServiceAccount.
@@ -46,16 +51,18 @@ type Adapter struct {
 	dirs    []string // of the objects that lead to the adapter
 	// routesOnly says that of those objects only what leads to the adapter is applied.
 	routesOnly bool
+	// apart says that nothing leads to the adapter.
+	apart bool
 }
 
 // StartAdapter starts an adapter, leads the aggregator to it and returns when the
 // APIs of deploy/base are available through the API server. When a second adapter is
-// started, the aggregator goes over to it.
+// started, the aggregator goes over to it, unless that one is to be apart.
 func (c *Cluster) StartAdapter(ctx context.Context, opts AdapterOptions) (*Adapter, error) {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 
-	a := &Adapter{cluster: c, dirs: []string{baseDir}, routesOnly: opts.OwnRights}
+	a := &Adapter{cluster: c, dirs: []string{baseDir}, routesOnly: opts.OwnRights, apart: opts.Apart}
 	if opts.ResourceMetrics {
 		a.dirs = append(a.dirs, resourceMetricsDir)
 	}
@@ -106,21 +113,22 @@ func (a *Adapter) command(ctx context.Context, opts AdapterOptions) (command, er
 	if err != nil {
 		return command{}, err
 	}
-	serving, err := c.pki.adapter.serving("adapter", ServiceAccount+"."+Namespace+".svc")
-	if err != nil {
-		return command{}, err
-	}
 	if opts.Binary == "" {
 		if opts.Binary, err = c.binary("adapter"); err != nil {
 			return command{}, err
 		}
+	}
+	name := filepath.Base(opts.Binary)
+	serving, err := c.pki.adapter.serving(name, ServiceAccount+"."+Namespace+".svc")
+	if err != nil {
+		return command{}, err
 	}
 	if a.port, err = freePort(); err != nil {
 		return command{}, err
 	}
 	a.URL = "https://" + address(a.port)
 	return command{
-		name: "adapter", path: opts.Binary,
+		name: name, path: opts.Binary,
 		args: append([]string{
 			"--lister-kubeconfig=" + kubeconfig,
 			"--authentication-kubeconfig=" + kubeconfig,
@@ -134,8 +142,11 @@ func (a *Adapter) command(ctx context.Context, opts AdapterOptions) (command, er
 }
 
 // route applies what leads to this adapter, changed so that it does, and waits until the
-// API server can reach it there.
+// API server can reach it there. An adapter that is apart is not led to.
 func (a *Adapter) route(ctx context.Context) error {
+	if a.apart {
+		return nil
+	}
 	var apis []*unstructured.Unstructured
 	for _, dir := range a.dirs {
 		objects, err := a.cluster.readObjects(dir)

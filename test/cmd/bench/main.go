@@ -1,5 +1,6 @@
 // Command bench measures the adapter on a real control plane and prints a table of the
-// figures, with what is required and what prometheus-adapter has beside them.
+// figures, with what the bare library has in the same run, what is required, and what
+// prometheus-adapter has.
 package main
 
 import (
@@ -7,13 +8,18 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tidegauge/tidegauge/test/bench"
+	"github.com/tidegauge/tidegauge/test/env"
 )
+
+// resultsFile is in the repository's root.
+const resultsFile = "bench/results.json"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -28,15 +34,18 @@ func main() {
 }
 
 func newCommand() *cobra.Command {
-	o := bench.Options{Out: os.Stdout, Progress: os.Stderr}
+	o := bench.Options{Out: os.Stdout, Progress: os.Stderr, Peer: os.Getenv(bench.PeerVariable)}
 	output := "table"
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure the adapter on a real control plane",
-		Long: `Starts a Kubernetes control plane with simulated nodes and something that plays a
-Prometheus on 127.0.0.1, starts adapters between them, and measures them. It stops by
-itself and leaves nothing running. The exit status is 1 if a requirement is missed or
-could not be measured.`,
+		Long: `Starts a Kubernetes control plane with simulated nodes, the AWS stand-in and something
+that plays a Prometheus on 127.0.0.1, starts adapters between them, and measures them.
+It stops by itself and leaves nothing running. The exit status is 1 if a requirement is
+missed or could not be measured.
+
+If ` + bench.PeerVariable + ` names the binary of a prometheus-adapter, that is measured
+too. Without it the table has figures that were recorded once.`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -48,11 +57,20 @@ could not be measured.`,
 			default:
 				return fmt.Errorf("--output: %q is neither table nor json", output)
 			}
+			if !cmd.Flags().Changed("results") {
+				root, err := env.Root()
+				if err != nil {
+					return err
+				}
+				o.Results = filepath.Join(root, resultsFile)
+			}
 			return bench.Run(cmd.Context(), o)
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&output, "output", "o", output, "table or json")
+	flags.StringVar(&o.Results, "results", resultsFile, "a file for the results as JSON, by default in the repository; '' for none")
+	flags.StringVar(&o.Profiles, "profiles", "", "a folder for CPU profiles of the adapter and the floor while they are read; none by default")
 	flags.StringSliceVar(&o.Only, "only", nil, "what to measure, of "+strings.Join(bench.Names(), ", ")+"; everything by default")
 	flags.StringVar(&o.Adapter, "adapter", "", "the adapter's binary (.bin/adapter by default)")
 	return cmd
