@@ -49,6 +49,7 @@ func TestForgetAsksPinnedQueriesAnew(t *testing.T) {
 		wantValue(t, e, request("eu/q"), 2)
 		wantValue(t, e, request("us/q"), 2)
 		e.Forget("unknown", nil)
+		synctest.Wait() // Readers hear of an answer before OnChange does.
 		mu.Lock()
 		defer mu.Unlock()
 		// Two first answers, one after the first Forget, two after the second.
