@@ -60,8 +60,6 @@ func serve(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	unpaced := paceGC()
-	defer unpaced()
 	legacyregistry.RawMustRegister(a.engine, a.backends, a.discovery, a.reloader, a.reads, a.metrics)
 	klog.FromContext(ctx).Info("Starting tidegauge", "version", buildVersion(), "configuration", configuration.Summary())
 	return a.run(ctx, server)
