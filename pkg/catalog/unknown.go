@@ -89,14 +89,7 @@ func newLookout(w *Watcher) *lookout {
 
 // run looks until ctx is done.
 func (l *lookout) run(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(lookEvery):
-			l.look(ctx, time.Now())
-		}
-	}
+	every(ctx, lookEvery, func() { l.look(ctx, time.Now()) })
 }
 
 // look finds what nobody defines now. What was found of an API that nothing is certain of

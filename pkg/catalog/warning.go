@@ -54,14 +54,7 @@ type warnings struct {
 
 // run writes Events until ctx is done.
 func (w *warnings) run(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(warnEvery):
-			w.warn(ctx, time.Now())
-		}
-	}
+	every(ctx, warnEvery, func() { w.warn(ctx, time.Now()) })
 }
 
 // warn writes some of the Events that are due: those first whose cause is the oldest.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"time"
 
@@ -314,10 +313,10 @@ func (f *feed) report(ctx context.Context, n news) {
 	}
 	log := klog.FromContext(ctx).WithValues("source", f.name)
 	if n.circuit.opened != nil {
-		log.Error(n.circuit.opened, "Nobody is there: queries wait, and a few are asked from time to time", "backend", shorten(n.circuit.backend))
+		log.Error(n.circuit.opened, "Nobody is there: queries wait, and a few are asked from time to time", "backend", sources.Shorten(n.circuit.backend, maxName))
 	}
 	if n.circuit.closed > 0 {
-		log.Info("Somebody is there again", "backend", shorten(n.circuit.backend), "awayFor", n.circuit.closed)
+		log.Info("Somebody is there again", "backend", sources.Shorten(n.circuit.backend, maxName), "awayFor", n.circuit.closed)
 	}
 	// Queries that fail with the same words share a line, so that a backend that is
 	// down is not as many lines as it has queries.
@@ -356,19 +355,11 @@ func byError(changes []change) [][]change {
 // maxName is how many bytes of a query's name the log shows: readers may make it long.
 const maxName = 300
 
-// shorten cuts a name between two characters.
-func shorten(name string) string {
-	if len(name) <= maxName {
-		return name
-	}
-	return strings.ToValidUTF8(name[:maxName], "") + "…"
-}
-
 // someNames are those of the first few queries that changed, as far as they are shown.
 func someNames(changes []change) []string {
 	var names []string
 	for _, c := range changes[:min(len(changes), 5)] {
-		names = append(names, shorten(c.entry.name()))
+		names = append(names, sources.Shorten(c.entry.name(), maxName))
 	}
 	return names
 }

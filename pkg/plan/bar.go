@@ -3,7 +3,6 @@ package plan
 import (
 	"context"
 	"errors"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,15 +100,7 @@ func (p *Planner) bar(ctx context.Context, q *query, err error) {
 	if !b.refused.Load() {
 		why = "A shared query is too slow, so that narrower ones are read instead"
 	}
-	klog.FromContext(ctx).Error(err, why, "query", shorten(q.question.PromQL), "for", length)
-}
-
-// shorten cuts what readers may have made long, between two characters.
-func shorten(text string) string {
-	if len(text) <= maxShown {
-		return text
-	}
-	return strings.ToValidUTF8(text[:maxShown], "") + "…"
+	klog.FromContext(ctx).Error(err, why, "query", sources.Shorten(q.question.PromQL, maxShown), "for", length)
 }
 
 // grown doubles a time from the second in a row on.
