@@ -116,8 +116,8 @@ func read(ctx context.Context, client *http.Client, url string) (body []byte, er
 	return body, nil
 }
 
-// reader is a client of the adapter itself, with the token of a ServiceAccount that may
-// read metrics; it is the same token for all. The client takes answers as they are: the
+// reader is a client of the adapter itself, with the token of a ServiceAccount that lives
+// where the HPA controller's does and may read all metrics; it is the same token for all. The client takes answers as they are: the
 // bare library would compress long ones, which takes it more time than everything else.
 func (b *bed) reader(ctx context.Context, a *env.Adapter) (*http.Client, error) {
 	if b.as == nil {
@@ -125,7 +125,7 @@ func (b *bed) reader(ctx context.Context, a *env.Adapter) (*http.Client, error) 
 			return nil, err
 		}
 		var err error
-		if b.as, err = b.ServiceAccountConfig(ctx, readerNamespace, readerName); err != nil {
+		if b.as, err = b.ServiceAccountConfig(ctx, "kube-system", "bench-reader"); err != nil {
 			return nil, err
 		}
 	}

@@ -14,12 +14,11 @@ import (
 )
 
 const (
-	readerNamespace = "bench-reads"
-	readerName      = "reader"
+	readsNamespace = "bench-reads"
 
 	// customPath is for the app of that name, which is that of the floor's selector too.
-	customPath   = "/apis/custom.metrics.k8s.io/v1beta1/namespaces/" + readerNamespace + "/pods/*/http_requests_per_second?labelSelector=app%%3Dpods-%d"
-	externalPath = "/apis/external.metrics.k8s.io/v1beta1/namespaces/" + readerNamespace + "/queue_depth"
+	customPath   = "/apis/custom.metrics.k8s.io/v1beta1/namespaces/" + readsNamespace + "/pods/*/http_requests_per_second?labelSelector=app%%3Dpods-%d"
+	externalPath = "/apis/external.metrics.k8s.io/v1beta1/namespaces/" + readsNamespace + "/queue_depth"
 
 	few, many = 100, 1000 // pods
 
@@ -91,7 +90,7 @@ func reads() measurement {
 
 func measureReads(ctx context.Context, b *bed) (map[string]measured, error) {
 	pods, err := b.deployments(ctx, []deployment{
-		{readerNamespace, fmt.Sprintf("pods-%d", few), few}, {readerNamespace, fmt.Sprintf("pods-%d", many), many},
+		{readsNamespace, fmt.Sprintf("pods-%d", few), few}, {readsNamespace, fmt.Sprintf("pods-%d", many), many},
 	})
 	if err != nil {
 		return nil, err
