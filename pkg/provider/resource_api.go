@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"maps"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
@@ -56,6 +57,10 @@ func definitions(ref openapi.ReferenceCallback) map[string]openapi.OpenAPIDefini
 	} {
 		maps.Copy(all, some(ref))
 	}
+	// The server keeps these as long as it lives. Of the core API's 246 types it uses one.
+	maps.DeleteFunc(all, func(name string, _ openapi.OpenAPIDefinition) bool {
+		return strings.HasPrefix(name, "io.k8s.api.core.v1.") && name != "io.k8s.api.core.v1.ObjectReference"
+	})
 	return all
 }
 
