@@ -267,7 +267,7 @@ func newServer(o *options, a *adapter) (*genericapiserver.GenericAPIServer, erro
 	config.GenericConfig.Authentication.Authenticator = credentialed{config.GenericConfig.Authentication.Authenticator}
 	config.GenericConfig.Authorization.Authorizer = authorizeAllFirst(config.GenericConfig.Authorization.Authorizer)
 	config.GenericConfig.BuildHandlerChainFunc = func(h http.Handler, c *genericapiserver.Config) http.Handler {
-		return genericapiserver.DefaultBuildHandlerChain(provider.RefuseBadMetricSelectors(h), c)
+		return genericapiserver.DefaultBuildHandlerChain(provider.RefuseBadMetricSelectors(provider.KeepLists(a.metrics, h)), c)
 	}
 	server, err := o.base.Server()
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -80,8 +79,6 @@ type Custom struct {
 	kinds   Kinds
 	reads   *Reads
 	kept    *kept[answerKey, answer]
-	// all is what ListAllMetrics last gave.
-	all atomic.Pointer[listing]
 }
 
 var _ provider.CustomMetricsProvider = (*Custom)(nil)
@@ -173,29 +170,14 @@ func (p *Custom) read(ctx context.Context, m *objectMetric, names *plan.Names) (
 	return reading, err
 }
 
-// listing is what a slice of names is in the API's terms.
-type listing struct {
-	names []catalog.CustomName
-	infos []provider.CustomMetricInfo
-}
-
-// ListAllMetrics lists the metrics that discovery found. The slice must not be written to.
+// ListAllMetrics lists the metrics that discovery found.
 func (p *Custom) ListAllMetrics() []provider.CustomMetricInfo {
 	names := p.catalog.CustomNames()
-	if l := p.all.Load(); l != nil && isSame(l.names, names) {
-		return l.infos
-	}
 	infos := make([]provider.CustomMetricInfo, len(names))
 	for i, n := range names {
 		infos[i] = provider.CustomMetricInfo{GroupResource: n.Resource, Namespaced: n.Namespaced, Metric: n.Metric}
 	}
-	p.all.Store(&listing{names, infos})
 	return infos
-}
-
-// isSame says whether two slices that are never written to are one.
-func isSame(a, b []catalog.CustomName) bool {
-	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
 // find completes the metric that was asked for. Its error is the API's.
