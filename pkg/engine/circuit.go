@@ -39,8 +39,10 @@ type circuit struct {
 	probes  int
 	// next is when the next probe is due.
 	next time.Time
-	// first is the feed's first probe of this time that the backend is away.
-	first uint64
+	// first is the feed's first probe of this time that the backend is away, and started how
+	// many there were since.
+	first   uint64
+	started int
 }
 
 // sign is what a Fetch tells of whether somebody is there.
@@ -179,7 +181,8 @@ func (f *feed) shelve(r *round, e *entry, now time.Time) {
 	if was.pending != nil || was.err == nil {
 		is, _ := e.after(sources.Result{Err: c.err}, now, now)
 		f.replace(e, is)
-		r.changes = append(r.changes, change{e, was, is})
+		f.room.none = false
+		r.shelved = append(r.shelved, e)
 	}
 	e.waits = true
 	f.enqueue(e, c.wakes(now))
@@ -226,13 +229,16 @@ func (f *feed) startProbe(r *round, b *backend, now time.Time) {
 		e.probed, e.waits = f.probes, false
 	}
 	b.circuit.probing = true
+	b.circuit.started++
 	f.count(l, 1)
 	r.batches[l] = batch
 }
 
 // probeOf are the queries of the next probe: pinned ones first, and those that had none
-// lately, so that a few that are bad by themselves do not keep a circuit open. Before it
-// is open they are queries that were well when they were asked last. There may be none.
+// lately, so that a few that are bad by themselves do not keep a circuit open. Ever new ones
+// had none either, so that every other probe is of pinned ones whatever else there is. Before
+// the circuit is open they are queries that were well when they were asked last. There may be
+// none.
 func (f *feed) probeOf(b *backend, now time.Time) []*entry {
 	var found []*entry
 	for _, e := range f.queue {
@@ -240,13 +246,14 @@ func (f *feed) probeOf(b *backend, now time.Time) []*entry {
 			found = append(found, e)
 		}
 	}
+	pinnedFirst := b.circuit.started%2 == 0
 	slices.SortFunc(found, func(x, y *entry) int {
-		return cmp.Or(
-			cmp.Compare(x.reserve(), y.reserve()),
-			cmp.Compare(b.circuit.lately(x), b.circuit.lately(y)),
-			cmp.Compare(x.class(), y.class()),
-			x.due.Compare(y.due),
-		)
+		class := cmp.Compare(x.class(), y.class())
+		order := cmp.Compare(x.reserve(), y.reserve())
+		if pinnedFirst {
+			order = cmp.Or(order, class)
+		}
+		return cmp.Or(order, cmp.Compare(b.circuit.lately(x), b.circuit.lately(y)), class, x.due.Compare(y.due))
 	})
 	n := 0
 	for n < min(len(found), probeSize) && found[n].reserve() == found[0].reserve() && found[n].class() == found[0].class() {

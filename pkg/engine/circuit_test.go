@@ -441,3 +441,119 @@ func TestLogsOnceThatABackendIsAway(t *testing.T) {
 		}
 	})
 }
+
+// Readers who think of ever new queries that nobody answers, or that take too long, keep no
+// open circuit from closing, if the pinned ones are well.
+func TestNewBadReadsDoNotKeepACircuitOpen(t *testing.T) {
+	for _, bad := range []struct {
+		name string
+		is   sources.Result
+	}{
+		{"away", away},
+		{"deadline", failure(context.DeadlineExceeded)},
+	} {
+		t.Run(bad.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBackend()
+				e := start(t, b, engine.Options{})
+				pins := pinsOf("", 4)
+				e.Pin(pins)
+				b.sleepUntil(14 * time.Second)
+				b.answers(away)
+				b.sleepUntil(time.Minute)
+				b.seen()
+				n := 0
+				// A fresh read every 5 s, from before the backend is back.
+				readers := func(until time.Duration) {
+					for time.Since(b.start) < until {
+						e.Touch(request(fmt.Sprintf("bad%d", n)))
+						n++
+						pass(5 * time.Second)
+					}
+				}
+				readers(2 * time.Minute)
+				b.answersBy(func(_ context.Context, q query) sources.Result {
+					if strings.HasPrefix(string(q), "bad") {
+						return bad.is
+					}
+					return value(2)
+				})
+				b.seen()
+				readers(12 * time.Minute)
+				pinnedAsked := 0
+				calls := b.seen()
+				for _, c := range calls {
+					if strings.Contains(" "+c.keys, " /") {
+						pinnedAsked++
+					}
+				}
+				if a, err := e.Read(t.Context(), pins[0]); err != nil {
+					t.Errorf("10 minutes after the backend is back: %v, %v; of %d probes %d asked a pinned query", a, err, len(calls), pinnedAsked)
+				}
+			})
+		})
+	}
+}
+
+// What waits for a backend that is away makes room for reads of others.
+func TestReadsThatWaitForABackendMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.answersBy(func(_ context.Context, q query) sources.Result {
+			if strings.HasPrefix(string(q), "dead/") {
+				return away
+			}
+			return value(1)
+		})
+		e := start(t, b, engine.Options{MaxUnpinned: 2})
+		e.Pin(pinsOf("dead", 4))
+		b.sleepUntil(time.Minute + 1500*time.Millisecond)
+		// A burst of three cold reads of the backend that is away.
+		for i := range 3 {
+			e.Touch(request(fmt.Sprintf("dead/cold%d", i)))
+		}
+		began := time.Now()
+		pass(gather * 2)
+		synctest.Wait()
+		refused := 0
+		for {
+			_, err := e.Read(t.Context(), request("fine/one"))
+			if err == nil {
+				break
+			}
+			if _, busy := errors.AsType[*engine.BusyError](err); !busy {
+				t.Fatal(err)
+			}
+			refused++
+			pass(100 * time.Millisecond)
+			if time.Since(began) > 5*time.Minute {
+				break
+			}
+		}
+		if refused > 0 {
+			t.Errorf("reads of another backend were refused for %v, though both held queries could be let go", time.Since(began))
+		}
+	})
+}
+
+// The log has said that nobody is there. It does not say so again for each new read.
+func TestColdReadsOfABackendThatIsAwayAreNotALineEach(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.answers(away)
+		e := engine.New(engine.Options{Sources: map[string]sources.Source{"b": b}})
+		logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.BufferLogs(true)))
+		runWith(t, klog.NewContext(t.Context(), logger), e)
+		e.Pin(pinsOf("", 8))
+		b.sleepUntil(30 * time.Second)
+		buffer := logger.GetSink().(ktesting.Underlier).GetBuffer()
+		before := strings.Count(buffer.String(), "source=")
+		for i := range 600 { // ten a second, for a minute
+			e.Touch(request(fmt.Sprint("cold", i)))
+			pass(100 * time.Millisecond)
+		}
+		if n := strings.Count(buffer.String(), "source=") - before; n > 20 {
+			t.Errorf("%d lines in a minute:\n%s", n, buffer)
+		}
+	})
+}

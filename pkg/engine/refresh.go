@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,10 +25,9 @@ func (f *feed) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		now := time.Now()
 		r := f.take(now)
-		for _, e := range r.tooOld {
+		for _, e := range slices.Concat(r.tooOld, r.shelved) {
 			f.opts.OnChange(f.name, e.key)
 		}
-		f.report(ctx, news{changes: r.changes})
 		for l, batch := range r.batches {
 			fetches.Go(func() { f.fetch(ctx, l, batch) })
 		}
@@ -49,8 +49,9 @@ type round struct {
 	batches map[lane][]*entry
 	// tooOld are entries whose answer has just become too old to serve.
 	tooOld []*entry
-	// changes are what became of queries that are not asked because their backend is away.
-	changes []change
+	// shelved are entries that have just failed without being asked, because their backend is
+	// away. That was logged.
+	shelved []*entry
 	// next is when the next round is; zero if there is nothing to wait for but a kick.
 	next time.Time
 }
@@ -225,7 +226,7 @@ func (f *feed) putBack(l lane, batch []*entry, now time.Time) {
 	}
 }
 
-// news are what a Fetch, or the want of one, has changed.
+// news are what a Fetch has changed.
 type news struct {
 	changes []change
 	circuit turned
@@ -299,9 +300,8 @@ func (f *feed) nextDue(e *entry, err error, j jitter, now time.Time) time.Time {
 // report logs which queries began or ceased to fail, or fail for another reason than
 // before, and whether their backend is away, and tells OnChange of all that changed.
 func (f *feed) report(ctx context.Context, n news) {
-	changes := n.changes
 	var failed, other, recovered []change
-	for _, c := range changes {
+	for _, c := range n.changes {
 		switch {
 		case c.was.err == nil && c.is.err != nil:
 			failed = append(failed, c)
@@ -330,7 +330,7 @@ func (f *feed) report(ctx context.Context, n news) {
 		log.Info("Queries answer again", "count", len(recovered), "queries", someNames(recovered),
 			"failedFor", time.Since(recovered[0].was.since))
 	}
-	for _, c := range changes {
+	for _, c := range n.changes {
 		f.opts.OnChange(f.name, c.entry.key)
 	}
 }
