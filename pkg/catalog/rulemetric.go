@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -38,6 +39,14 @@ func (c *Catalog) CustomNames() []CustomName { return c.load().rules.customNames
 type Unmapped struct {
 	Rule *rules.Compiled
 	rules.Unmapped
+}
+
+func (u Unmapped) String() string {
+	rule := u.Rule.ID
+	if u.Rule.Where != "" {
+		rule += " (" + u.Rule.Where + ")"
+	}
+	return fmt.Sprintf("%s would make it of %q, which the API server does not have", rule, u.Resource.String())
 }
 
 // Unmapped are the rules that would make a custom metric of that name for resources that

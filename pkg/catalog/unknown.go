@@ -13,8 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
-
-	"github.com/tidegauge/tidegauge/pkg/rules"
 )
 
 const (
@@ -285,44 +283,13 @@ func (c *Catalog) note(n naming, field string) string {
 	switch n.api {
 	case externalAPI:
 		return fmt.Sprintf("no external metric %q: no ExternalMetric of that name is in namespace %s, and no rule of the configuration makes it%s; correct %s, or create the ExternalMetric or the rule",
-			n.metric, n.hpa.Namespace, meant(c.nearestExternal(n.hpa.Namespace, n.metric)), field)
+			n.metric, n.hpa.Namespace, c.SuggestExternal(types.NamespacedName{Namespace: n.hpa.Namespace, Name: n.metric}), field)
 	case customAPI:
 		return fmt.Sprintf("no metric %q of %s: no rule of the configuration makes it of a series that its server had within --metrics-max-age%s%s; correct %s, or the rule",
-			n.metric, n.resource.String(), c.unmappedFor(n.metric), meant(c.nearestCustom(n.custom())), field)
+			n.metric, n.resource.String(), c.unmappedFor(n.metric), c.SuggestCustom(n.custom()), field)
 	default:
 		return fmt.Sprintf("no metric %q of pods: resourceRules of the configuration have nothing for it; correct %s, or the rules", n.metric, field)
 	}
-}
-
-func meant(nearest string) string {
-	if nearest == "" {
-		return ""
-	}
-	return fmt.Sprintf(" (is it %s that is meant?)", nearest)
-}
-
-// nearestExternal is the external metric of the namespace whose name is much the same;
-// empty without.
-func (c *Catalog) nearestExternal(namespace, metric string) string {
-	return Nearest(metric, func(yield func(string) bool) {
-		for _, name := range c.ExternalNames() {
-			there := c.ExternalRule(name) != nil || c.External(types.NamespacedName{Namespace: namespace, Name: name}) != nil
-			if there && !yield(name) {
-				return
-			}
-		}
-	})
-}
-
-// nearestCustom is the metric of the resource whose name is much the same; empty without.
-func (c *Catalog) nearestCustom(name CustomName) string {
-	return Nearest(name.Metric, func(yield func(string) bool) {
-		for _, n := range c.CustomNames() {
-			if n.Resource == name.Resource && n.Namespaced == name.Namespaced && !yield(n.Metric) {
-				return
-			}
-		}
-	})
 }
 
 // unmappedFor names a rule that would make the metric of a resource that the API server
@@ -332,12 +299,5 @@ func (c *Catalog) unmappedFor(metric string) string {
 	if len(lost) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; %s would make it of %q, which the API server does not have", where(lost[0].Rule), lost[0].Resource.String())
-}
-
-func where(r *rules.Compiled) string {
-	if r.Where == "" {
-		return r.ID
-	}
-	return r.ID + " (" + r.Where + ")"
+	return "; " + lost[0].String()
 }

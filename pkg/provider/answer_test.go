@@ -245,9 +245,10 @@ func (w *world) Custom(name catalog.CustomName) *catalog.RuleMetric {
 	}
 	return w.rules[w.inForce]
 }
-func (*world) CustomNames() []catalog.CustomName  { return nil }
-func (*world) Unmapped(string) []catalog.Unmapped { return nil }
-func (*world) RulesReady() error                  { return nil }
+func (*world) CustomNames() []catalog.CustomName       { return nil }
+func (*world) SuggestCustom(catalog.CustomName) string { return "" }
+func (*world) Unmapped(string) []catalog.Unmapped      { return nil }
+func (*world) RulesReady() error                       { return nil }
 func (w *world) LeastTarget(metric types.NamespacedName) (float64, bool) {
 	target, ok := w.targets[metric]
 	return target, ok
@@ -256,6 +257,7 @@ func (w *world) LeastTarget(metric types.NamespacedName) (float64, bool) {
 func (w *world) External(name types.NamespacedName) *catalog.Metric { return w.metrics[name] }
 func (w *world) ExternalRule(string) *catalog.RuleMetric            { return w.rules[w.inForce+1] }
 func (*world) ExternalNames() []string                              { return nil }
+func (*world) SuggestExternal(types.NamespacedName) string          { return "" }
 func (*world) ObjectsSettled() error                                { return nil }
 func (*world) ObjectsReady() error                                  { return nil }
 

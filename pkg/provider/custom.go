@@ -31,6 +31,8 @@ type CustomCatalog interface {
 	// CustomNames are the names of all of them, sorted, in a slice that is never written to:
 	// other names come in another slice.
 	CustomNames() []catalog.CustomName
+	// SuggestCustom asks whether another metric was meant; it is empty if none is near.
+	SuggestCustom(name catalog.CustomName) string
 	// Unmapped are the rules that would make a metric of that name for resources that the
 	// API server does not have.
 	Unmapped(metric string) []catalog.Unmapped
@@ -241,36 +243,18 @@ func (p *Custom) elsewhere(name catalog.CustomName) error {
 	if unmapped != "" {
 		return fmt.Errorf("it is there for no resource%s", unmapped)
 	}
-	return fmt.Errorf("no rule of the configuration makes it of a series that its server had within --metrics-max-age%s", p.suggestion(name))
-}
-
-// suggestion is a known metric of the resource whose name is much the same; it is empty
-// without.
-func (p *Custom) suggestion(name catalog.CustomName) string {
-	return suggest(name.Metric, func(yield func(string) bool) {
-		for _, n := range p.catalog.CustomNames() {
-			if n.Resource == name.Resource && n.Namespaced == name.Namespaced && !yield(n.Metric) {
-				return
-			}
-		}
-	})
+	return fmt.Errorf("no rule of the configuration makes it of a series that its server had within --metrics-max-age%s", p.catalog.SuggestCustom(name))
 }
 
 // unmapped says which rules would make the metric for resources that the API server does
 // not have; it is empty without.
 func (p *Custom) unmapped(metric string) string {
-	var list []string
-	for _, u := range p.catalog.Unmapped(metric) {
-		rule := u.Rule.ID
-		if u.Rule.Where != "" {
-			rule += " (" + u.Rule.Where + ")"
-		}
-		list = append(list, fmt.Sprintf("; %s would make it of %q, which the API server does not have", rule, u.Resource.String()))
+	var text strings.Builder
+	unmapped := p.catalog.Unmapped(metric)
+	for _, u := range unmapped[:min(len(unmapped), maxUnmapped)] {
+		fmt.Fprintf(&text, "; %s", u)
 	}
-	if len(list) > maxUnmapped {
-		list = list[:maxUnmapped]
-	}
-	return strings.Join(list, "")
+	return text.String()
 }
 
 // objectMetric is a metric of objects as one request asks for it.

@@ -129,6 +129,9 @@ func (c *fakeRules) Custom(name catalog.CustomName) *catalog.RuleMetric { return
 func (c *fakeRules) CustomNames() []catalog.CustomName                  { return c.names }
 func (c *fakeRules) Unmapped(string) []catalog.Unmapped                 { return c.unmapped }
 func (c *fakeRules) RulesReady() error                                  { return c.err }
+func (c *fakeRules) SuggestCustom(name catalog.CustomName) string {
+	return " (not " + name.Metric + "?)"
+}
 
 func (c *fakeRules) LeastTarget(metric types.NamespacedName) (float64, bool) {
 	target, ok := c.targets[metric]
@@ -353,7 +356,7 @@ func TestCustomMetricFails(t *testing.T) {
 	}{
 		{
 			name: "unknown metric", request: "pods shop/web-1 reqests",
-			want: "404 the server could not find the metric reqests for pods: no rule of the configuration makes it of a series that its server had within --metrics-max-age (is it requests that is meant?)",
+			want: "404 the server could not find the metric reqests for pods: no rule of the configuration makes it of a series that its server had within --metrics-max-age (not reqests?)",
 		},
 		{
 			name: "metric of another resource", request: "pods shop/web-1 load",

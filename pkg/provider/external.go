@@ -35,6 +35,8 @@ type Catalog interface {
 	ExternalRule(metric string) *catalog.RuleMetric
 	// ExternalNames are the names of both, sorted, each once.
 	ExternalNames() []string
+	// SuggestExternal asks whether another metric was meant; it is empty if none is near.
+	SuggestExternal(name types.NamespacedName) string
 	// ObjectsSettled is nil once a metric that External, called after it, does not have may
 	// be one that a rule makes.
 	ObjectsSettled() error
@@ -136,18 +138,10 @@ func (p *External) read(ctx context.Context, r *externalRead) ([]external_metric
 
 // unknown is the error of a metric that the catalog does not have.
 func (p *External) unknown(r *externalRead) error {
-	name := r.name
 	if err := errors.Join(p.catalog.ObjectsReady(), p.catalog.RulesReady()); err != nil {
 		return notKnown(r.String(), err)
 	}
-	return unknownMetric(name, suggest(name.Name, func(yield func(string) bool) {
-		for _, n := range p.catalog.ExternalNames() {
-			there := p.catalog.ExternalRule(n) != nil || p.catalog.External(types.NamespacedName{Namespace: name.Namespace, Name: n}) != nil
-			if there && !yield(n) {
-				return
-			}
-		}
-	}))
+	return unknownMetric(r.name, p.catalog.SuggestExternal(r.name))
 }
 
 // ofObject are the values of an object's metric that match the selector.

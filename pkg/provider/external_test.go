@@ -42,6 +42,10 @@ func (fakeCatalog) ObjectsSettled() error                   { return nil }
 func (fakeCatalog) ObjectsReady() error                     { return nil }
 func (fakeCatalog) RulesReady() error                       { return nil }
 
+func (fakeCatalog) SuggestExternal(name types.NamespacedName) string {
+	return " (not " + name.String() + "?)"
+}
+
 // ruledCatalog also has metrics of rules.
 type ruledCatalog struct {
 	fakeCatalog
@@ -135,7 +139,7 @@ func TestGetExternalMetricFails(t *testing.T) {
 	}{
 		{
 			name: "unknown", metric: types.NamespacedName{Namespace: "shop", Name: "dpeth"},
-			want: `404 no external metric "dpeth" in namespace "shop": no ExternalMetric of that name is there, and no rule of the configuration makes it`,
+			want: `404 no external metric "dpeth" in namespace "shop": no ExternalMetric of that name is there, and no rule of the configuration makes it (not shop/dpeth?)`,
 		},
 		{
 			name: "of another namespace", metric: types.NamespacedName{Namespace: "bank", Name: "depth"},

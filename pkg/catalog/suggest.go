@@ -1,6 +1,11 @@
 package catalog
 
-import "iter"
+import (
+	"fmt"
+	"iter"
+
+	"k8s.io/apimachinery/pkg/types"
+)
 
 const (
 	// maxEdits is how many letters a name that is suggested may have other than the one
@@ -11,9 +16,33 @@ const (
 	maxSuggested = 256
 )
 
-// Nearest is the one of the known names that was meant by a name that is none of them;
-// empty if none is near.
-func Nearest(name string, known iter.Seq[string]) string {
+// SuggestExternal asks whether an external metric of the namespace was meant by the name of
+// none, for the end of an error's text; it is empty if no name is near.
+func (c *Catalog) SuggestExternal(name types.NamespacedName) string {
+	return suggest(name.Name, func(yield func(string) bool) {
+		for _, n := range c.ExternalNames() {
+			there := c.ExternalRule(n) != nil || c.External(types.NamespacedName{Namespace: name.Namespace, Name: n}) != nil
+			if there && !yield(n) {
+				return
+			}
+		}
+	})
+}
+
+// SuggestCustom is as SuggestExternal, for the metrics of the name's resource.
+func (c *Catalog) SuggestCustom(name CustomName) string {
+	return suggest(name.Metric, func(yield func(string) bool) {
+		for _, n := range c.CustomNames() {
+			if n.Resource == name.Resource && n.Namespaced == name.Namespaced && !yield(n.Metric) {
+				return
+			}
+		}
+	})
+}
+
+// suggest asks whether the nearest of the known names was meant by a name that is none of
+// them; it is empty if none is near.
+func suggest(name string, known iter.Seq[string]) string {
 	if len(name) > maxSuggested {
 		return ""
 	}
@@ -23,7 +52,10 @@ func Nearest(name string, known iter.Seq[string]) string {
 			nearest, least = k, edits
 		}
 	}
-	return nearest
+	if nearest == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (is it %s that is meant?)", nearest)
 }
 
 // distance is how many bytes are to be put in, left out or replaced to make b of a; limit
