@@ -14,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/tidegauge/tidegauge/pkg/rules"
+	"github.com/tidegauge/tidegauge/pkg/sources"
 )
 
 const (
@@ -328,11 +329,7 @@ func (d *Discovery) pause(l *listed, now time.Time) time.Duration {
 	if !l.success.IsZero() || l.failures == 0 {
 		return untilRound(now.Add(-l.offset), d.opts.Relist)
 	}
-	wait := firstRetry
-	for i := 1; i < l.failures && wait < d.opts.Relist; i++ {
-		wait *= 2
-	}
-	wait = min(wait, d.opts.Relist)
+	wait := sources.Backoff(firstRetry, d.opts.Relist, l.failures)
 	return wait - rand.N(max(wait/4, 1)) //nolint:gosec // Nobody gains by guessing it.
 }
 

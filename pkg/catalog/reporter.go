@@ -25,6 +25,7 @@ import (
 
 	metricsaws "github.com/tidegauge/tidegauge/pkg/apis/metricsaws/v1alpha1"
 	"github.com/tidegauge/tidegauge/pkg/engine"
+	"github.com/tidegauge/tidegauge/pkg/sources"
 )
 
 const (
@@ -137,7 +138,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 
 // pauseAfter is how long to wait after so many refusals in a row.
 func pauseAfter(refusals int) time.Duration {
-	return min(firstRefusedPause<<min(refusals-1, 10), refusedPause)
+	return sources.Backoff(firstRefusedPause, refusedPause, refusals)
 }
 
 const (

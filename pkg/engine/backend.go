@@ -131,7 +131,7 @@ func (t *throttle) heed(results []sources.Result, limit time.Duration, now time.
 		if isThrottling(r.Err) {
 			t.count++
 			t.err = r.Err
-			t.until = now.Add(newJitter().of(grow(firstPause, limit, t.count)))
+			t.until = now.Add(newJitter().of(sources.Backoff(firstPause, limit, t.count)))
 			return
 		}
 		answered = answered || r.Err == nil || errors.Is(r.Err, sources.ErrNoData)

@@ -140,7 +140,7 @@ func (f *feed) miss(l lane, err error, asked, now time.Time) error {
 
 // delay sets when the next probe is due after one that began at one time and is over now.
 func (c *circuit) delay(asked, now time.Time) {
-	wait := newJitter().of(grow(firstProbe, lastProbe, c.probes+1))
+	wait := newJitter().of(sources.Backoff(firstProbe, lastProbe, c.probes+1))
 	c.next = latest(asked.Add(wait), now.Add(firstProbe*3/4))
 }
 

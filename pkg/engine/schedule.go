@@ -38,7 +38,7 @@ func (s schedule) retry(t time.Time, of terms, n int, err error, j jitter) time.
 	if errors.Is(err, sources.ErrRejected) {
 		first, limit = s.backoff.FirstRejected, s.backoff.MaxRejected
 	}
-	wait := grow(first, max(limit, of.interval), n)
+	wait := sources.Backoff(first, max(limit, of.interval), n)
 	return align(t.Add(j.of(wait)), retryGrid, s.phase)
 }
 
@@ -48,18 +48,6 @@ func (s schedule) retry(t time.Time, of terms, n int, err error, j jitter) time.
 func align(t time.Time, interval, phase time.Duration) time.Time {
 	past := time.Duration(t.UnixNano()-int64(phase)) % interval
 	return t.Add(interval - past)
-}
-
-// grow doubles first n-1 times, up to the limit.
-func grow(first, limit time.Duration, n int) time.Duration {
-	d := first
-	for range n - 1 {
-		if d >= limit {
-			break
-		}
-		d *= 2
-	}
-	return min(d, limit)
 }
 
 // jitter is the share of a wait that is kept.

@@ -27,17 +27,6 @@ func TestAlign(t *testing.T) {
 	}
 }
 
-func TestGrow(t *testing.T) {
-	for _, tc := range []struct {
-		n    int
-		want time.Duration
-	}{{1, 2 * time.Second}, {2, 4 * time.Second}, {4, 16 * time.Second}, {5, 30 * time.Second}, {1 << 30, 30 * time.Second}} {
-		if got := grow(2*time.Second, 30*time.Second, tc.n); got != tc.want {
-			t.Errorf("grow after %d failures = %v, want %v", tc.n, got, tc.want)
-		}
-	}
-}
-
 // An outage that is over must not outlast itself by more than the answers live.
 func TestRetryComesWithinHalfOfMaxAge(t *testing.T) {
 	s := schedule{backoff: Options{}.withDefaults().Backoff}

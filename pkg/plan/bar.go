@@ -92,7 +92,7 @@ func (p *Planner) bar(ctx context.Context, q *query, err error) {
 	if q.barred(now) {
 		return
 	}
-	length := grown(barFor, maxBarFor, int(b.count.Add(1)))
+	length := sources.Backoff(barFor, maxBarFor, int(b.count.Add(1)))
 	b.refused.Store(errors.Is(err, sources.ErrRejected))
 	b.since.Store(int64(now))
 	b.until.Store(int64(now + length))
@@ -101,14 +101,6 @@ func (p *Planner) bar(ctx context.Context, q *query, err error) {
 		why = "A shared query is too slow, so that narrower ones are read instead"
 	}
 	klog.FromContext(ctx).Error(err, why, "query", sources.Shorten(q.question.PromQL, maxShown), "for", length)
-}
-
-// grown doubles a time from the second in a row on.
-func grown(first, limit time.Duration, inARow int) time.Duration {
-	for ; inARow > 1 && first < limit; inARow-- {
-		first *= 2
-	}
-	return min(first, limit)
 }
 
 // isUnfit says whether an error is a reason to read narrower queries.
@@ -217,5 +209,5 @@ func (q *query) tried(now time.Duration, answered *query) {
 	}
 	q.bars.failures++
 	s.tryAt = now + tryEvery
-	q.bars.tryAt = now + grown(tryEvery, maxTryEvery, q.bars.failures)
+	q.bars.tryAt = now + sources.Backoff(tryEvery, maxTryEvery, q.bars.failures)
 }
