@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"github.com/tidegauge/tidegauge/test/env"
@@ -55,38 +54,8 @@ func restart() measurement {
 
 func measureRestart(ctx context.Context, b *bed) (map[string]measured, error) {
 	metrics, pods := spread("bench-restart", restartHPAs, restartNamespaces), spread("bench-restart", restartPods, restartNamespaces)
-	aws, err := startAmazon(ctx, metrics, podLimit+hpaLimit)
-	if err != nil {
-		return nil, err
-	}
-	defer aws.Close()
-	b.proxy.Play(requests(pods).Play)
-	defer b.proxy.Play(nil)
-	if err := b.createMetrics(ctx, metrics, ""); err != nil {
-		return nil, err
-	}
-	if err := b.createPods(ctx, pods); err != nil {
-		return nil, err
-	}
 	values := map[string]measured{}
-	err = b.withoutControllers(ctx, func() error {
-		err := b.measureRestarts(ctx, aws, metrics, values)
-		return b.clearAfter(ctx, namespacesOf(metrics), err)
-	})
-	return values, err
-}
-
-// measureRestarts creates the HPAs and starts the adapter again and again.
-func (b *bed) measureRestarts(ctx context.Context, aws *fakeaws.Server, metrics []types.NamespacedName, values map[string]measured) error {
-	if err := b.createHPAs(ctx, metrics); err != nil {
-		return err
-	}
-	for _, namespace := range namespacesOf(metrics) {
-		if err := b.createPodsHPA(ctx, deployment{namespace, spaceApp, restartPods / restartNamespaces}); err != nil {
-			return err
-		}
-	}
-	return b.withAmazon(ctx, aws, requestRules, nil, func(a *env.Adapter) error {
+	err := b.withMany(ctx, metrics, pods, podLimit+hpaLimit, func(_ *fakeaws.Server, a *env.Adapter) error {
 		client, err := b.reader(ctx, a)
 		if err != nil {
 			return err
@@ -105,6 +74,7 @@ func (b *bed) measureRestarts(ctx context.Context, aws *fakeaws.Server, metrics 
 		}
 		return nil
 	})
+	return values, err
 }
 
 // start is how an adapter started.

@@ -60,38 +60,38 @@ func measureSpace(ctx context.Context, b *bed) (map[string]measured, error) {
 	if err != nil {
 		return nil, err
 	}
-	aws, err := startAmazon(ctx, metrics, spaceLimit)
+	err = b.withMany(ctx, metrics, pods, spaceLimit, func(aws *fakeaws.Server, a *env.Adapter) error {
+		return b.measureFull(ctx, a, aws, metrics, values)
+	})
+	return plain(values), err
+}
+
+// withMany starts an adapter that has a lot to keep, for the time of a function: metrics with
+// an HPA each, whose values last for so long, and pods of the same namespaces, with an HPA in
+// each. No controller runs meanwhile.
+func (b *bed) withMany(ctx context.Context, metrics, pods []types.NamespacedName, last time.Duration, use func(*fakeaws.Server, *env.Adapter) error) error {
+	aws, err := startAmazon(ctx, metrics, last)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer aws.Close()
 	b.proxy.Play(requests(pods).Play)
 	defer b.proxy.Play(nil)
 	if err := b.createMetrics(ctx, metrics, ""); err != nil {
-		return nil, err
-	}
-	if err := b.createPods(ctx, pods); err != nil {
-		return nil, err
-	}
-	err = b.withoutControllers(ctx, func() error {
-		err := b.fillSpace(ctx, aws, metrics, values)
-		return b.clearAfter(ctx, namespacesOf(metrics), err)
-	})
-	return plain(values), err
-}
-
-// fillSpace creates the HPAs and starts the adapter.
-func (b *bed) fillSpace(ctx context.Context, aws *fakeaws.Server, metrics []types.NamespacedName, values map[string]float64) error {
-	if err := b.createHPAs(ctx, metrics); err != nil {
 		return err
 	}
-	for _, namespace := range namespacesOf(metrics) {
-		if err := b.createPodsHPA(ctx, deployment{namespace, spaceApp, spacePods / spaceNamespaces}); err != nil {
-			return err
-		}
+	if err := b.createPods(ctx, pods); err != nil {
+		return err
 	}
-	return b.withAmazon(ctx, aws, requestRules, nil, func(a *env.Adapter) error {
-		return b.measureFull(ctx, a, aws, metrics, values)
+	return b.withoutControllers(ctx, func() error {
+		err := b.createHPAs(ctx, metrics)
+		if err == nil {
+			err = b.createPodsHPAs(ctx, pods)
+		}
+		if err == nil {
+			err = b.withAmazon(ctx, aws, requestRules, nil, func(a *env.Adapter) error { return use(aws, a) })
+		}
+		return b.clearAfter(ctx, namespacesOf(metrics), err)
 	})
 }
 
@@ -162,14 +162,22 @@ func (b *bed) awaitServiceAccount(ctx context.Context, namespace string) error {
 	})
 }
 
-// createPodsHPA creates an HPA of a metric of pods that has seen them all.
-func (b *bed) createPodsHPA(ctx context.Context, d deployment) error {
-	client := b.Client().AutoscalingV2().HorizontalPodAutoscalers(d.namespace)
-	hpa, err := client.Create(ctx, d.hpa(), metav1.CreateOptions{})
-	if err != nil {
-		return err
+// createPodsHPAs creates an HPA of a metric of pods in each namespace, that has seen them all.
+func (b *bed) createPodsHPAs(ctx context.Context, pods []types.NamespacedName) error {
+	replicas := map[string]int32{}
+	for _, p := range pods {
+		replicas[p.Namespace]++
 	}
-	hpa.Status = autoscalingv2.HorizontalPodAutoscalerStatus{CurrentReplicas: d.replicas, DesiredReplicas: d.replicas}
-	_, err = client.UpdateStatus(ctx, hpa, metav1.UpdateOptions{})
-	return err
+	for namespace, n := range replicas {
+		client := b.Client().AutoscalingV2().HorizontalPodAutoscalers(namespace)
+		hpa, err := client.Create(ctx, deployment{namespace, spaceApp, n}.hpa(), metav1.CreateOptions{})
+		if err != nil {
+			return err
+		}
+		hpa.Status = autoscalingv2.HorizontalPodAutoscalerStatus{CurrentReplicas: n, DesiredReplicas: n}
+		if _, err := client.UpdateStatus(ctx, hpa, metav1.UpdateOptions{}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
