@@ -31,7 +31,7 @@ func (s *Server) controlHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /_control/counts", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.Counts()) })
 	mux.HandleFunc("DELETE /_control/counts", func(http.ResponseWriter, *http.Request) { s.ResetCounts() })
-	mux.HandleFunc("GET /_control/faults", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.faults.list()) })
+	mux.HandleFunc("GET /_control/faults", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.faults.List()) })
 	mux.HandleFunc("POST /_control/faults", s.postFault)
 	mux.HandleFunc("DELETE /_control/faults", func(http.ResponseWriter, *http.Request) { s.ClearFaults() })
 	mux.HandleFunc("DELETE /_control/faults/{id}", s.deleteFault)
@@ -44,7 +44,7 @@ func (s *Server) controlHandler() http.Handler {
 func (s *Server) postFault(w http.ResponseWriter, r *http.Request) {
 	var f Fault
 	if readJSON(w, r, &f) {
-		writeJSON(w, map[string]int{"id": s.faults.add(f)})
+		writeJSON(w, map[string]int{"id": s.faults.Add(f)})
 	}
 }
 
@@ -54,7 +54,7 @@ func (s *Server) deleteFault(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("fault ID: %v", err), http.StatusBadRequest)
 		return
 	}
-	s.faults.remove(id)
+	s.faults.Remove(id)
 }
 
 func (s *Server) postMetrics(w http.ResponseWriter, r *http.Request) {

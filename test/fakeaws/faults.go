@@ -3,13 +3,11 @@ package fakeaws
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"math"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -161,86 +159,14 @@ func (f Fault) matchesCall(c *call, in any) bool {
 	return false
 }
 
-// faults are the faults that are in force.
-type faults struct {
-	mu     sync.Mutex
-	lastID int
-	active map[int]*activeFault
-}
-
-type activeFault struct {
-	Fault
-
-	left int // calls, if Count is set
-}
-
-func newFaults() *faults { return &faults{active: map[int]*activeFault{}} }
-
-func (s *faults) add(f Fault) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.lastID++
-	s.active[s.lastID] = &activeFault{Fault: f, left: f.Count}
-	return s.lastID
-}
-
-func (s *faults) remove(id int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.active, id)
-}
-
-func (s *faults) clear() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	clear(s.active)
-}
-
-func (s *faults) list() map[int]Fault {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := map[int]Fault{}
-	for id, f := range s.active {
-		all[id] = f.Fault
-		if f.Count > 0 {
-			left := f.Fault
-			left.Count = f.left
-			all[id] = left
-		}
-	}
-	return all
-}
-
-// take returns the faults for a call, the oldest first, and counts them as used.
-func (s *faults) take(c *call, in any) []Fault {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var taken []Fault
-	for _, id := range slices.Sorted(maps.Keys(s.active)) {
-		f := s.active[id]
-		if !f.matchesCall(c, in) {
-			continue
-		}
-		taken = append(taken, f.Fault)
-		if f.Count == 0 {
-			continue
-		}
-		f.left--
-		if f.left == 0 {
-			delete(s.active, id)
-		}
-	}
-	return taken
-}
-
 // Fault puts a fault in force until its Count is used up or lift is called.
 func (s *Server) Fault(f Fault) (lift func()) {
-	id := s.faults.add(f)
-	return func() { s.faults.remove(id) }
+	id := s.faults.Add(f)
+	return func() { s.faults.Remove(id) }
 }
 
 // ClearFaults takes every fault out of force.
-func (s *Server) ClearFaults() { s.faults.clear() }
+func (s *Server) ClearFaults() { s.faults.Clear() }
 
 func hasFault(c *call, is func(Fault) bool) bool { return slices.ContainsFunc(c.faults, is) }
 

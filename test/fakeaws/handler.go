@@ -118,7 +118,7 @@ func (s *Server) answer(c *call, r *http.Request, body []byte, bodyErr error) ([
 	if err := c.decode(r, body, in); err != nil {
 		return nil, &apiError{Status: http.StatusBadRequest, Code: "SerializationException", Message: err.Error()}
 	}
-	c.faults = s.faults.take(c, in)
+	c.faults = s.faults.Take(func(f Fault) bool { return f.matchesCall(c, in) })
 	if err := s.delay(c); err != nil {
 		return nil, err
 	}

@@ -17,7 +17,6 @@ const idleQueue = 6 * time.Hour
 // publisher publishes the queues to CloudWatch at the end of each interval, with
 // the time of its start, so that a datapoint is complete once it is there.
 type publisher struct {
-	ctx    context.Context //nolint:containedctx // It is the server's life, as in Server.
 	opts   Options
 	queues *queues
 	store  *store
@@ -27,8 +26,8 @@ type publisher struct {
 	changed chan struct{} // closed when every is another
 }
 
-func newPublisher(ctx context.Context, opts Options, q *queues, s *store) *publisher {
-	return &publisher{ctx: ctx, opts: opts, queues: q, store: s, every: opts.PublishInterval, changed: make(chan struct{})}
+func newPublisher(opts Options, q *queues, s *store) *publisher {
+	return &publisher{opts: opts, queues: q, store: s, every: opts.PublishInterval, changed: make(chan struct{})}
 }
 
 func (p *publisher) interval() time.Duration {
@@ -60,7 +59,7 @@ func checkInterval(interval time.Duration) error {
 }
 
 // run publishes until the server is closed.
-func (p *publisher) run() {
+func (p *publisher) run(ctx context.Context) {
 	for {
 		p.mu.Lock()
 		every, changed := p.every, p.changed
@@ -71,7 +70,7 @@ func (p *publisher) run() {
 		case <-p.opts.After(next.Sub(now)):
 			p.publish(next, every)
 		case <-changed:
-		case <-p.ctx.Done():
+		case <-ctx.Done():
 			return
 		}
 	}

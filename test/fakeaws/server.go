@@ -15,12 +15,10 @@ package fakeaws
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"net"
 	"net/http"
-	"sync"
 	"time"
+
+	"github.com/tidegauge/tidegauge/test/standin"
 )
 
 // Defaults of Options.
@@ -55,7 +53,6 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	o.Addr = cmp.Or(o.Addr, "127.0.0.1:0")
 	o.Account = cmp.Or(o.Account, DefaultAccount)
 	o.AccessKeyID = cmp.Or(o.AccessKeyID, DefaultAccessKeyID)
 	o.SecretAccessKey = cmp.Or(o.SecretAccessKey, DefaultSecretAccessKey)
@@ -69,25 +66,21 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Server is the stand-in. Its methods may be called at any time and from any goroutine.
+// Server is the stand-in. Its methods may be called at any time and from any goroutine. Its
+// URL is the endpoint of every service. While it is paused its state stays, and queue depths
+// are published all the same; Close ends that.
 type Server struct {
+	*standin.Server
+
 	opts     Options
-	ctx      context.Context //nolint:containedctx // It is the life of the server itself, which outlives every call.
-	cancel   context.CancelFunc
 	services []*service
 	store    *store
 	queues   *queues
 	keys     *keyring
-	faults   *faults
+	faults   *standin.Faults[Fault]
 	counts   *counter
 	publish  *publisher
 	control  http.Handler
-	running  sync.WaitGroup
-
-	mu       sync.Mutex
-	addr     string       // host and port, fixed by the first listen
-	http     *http.Server // nil while paused
-	listener net.Listener
 }
 
 // Start listens and serves until ctx is done or Close is called.
@@ -98,39 +91,29 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	}
 	s := newServer(ctx, opts)
 	if err := s.Resume(); err != nil {
-		s.cancel()
+		s.Close()
 		return nil, err
 	}
-	s.running.Go(s.publish.run)
+	s.Go(s.publish.run)
 	context.AfterFunc(ctx, s.Close)
 	return s, nil
 }
 
 // newServer returns a Server that does not listen or publish yet.
 func newServer(ctx context.Context, opts Options) *Server {
-	ctx, cancel := context.WithCancel(ctx)
 	s := &Server{
 		opts:   opts,
-		ctx:    ctx,
-		cancel: cancel,
-		addr:   opts.Addr,
 		store:  newStore(),
 		queues: newQueues(),
 		keys:   newKeyring(opts),
-		faults: newFaults(),
+		faults: standin.NewFaults(func(f *Fault) *int { return &f.Count }),
 		counts: newCounter(),
 	}
-	s.publish = newPublisher(ctx, opts, s.queues, s.store)
+	s.Server = standin.New(ctx, opts.Addr, s, nil)
+	s.publish = newPublisher(opts, s.queues, s.store)
 	s.services = []*service{s.cloudWatch(), s.sqs(), s.sts()}
 	s.control = s.controlHandler()
 	return s
-}
-
-// URL is the endpoint of every service, and stays the same over Pause and Resume.
-func (s *Server) URL() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return "http://" + s.addr
 }
 
 // AccessKeyID is that of the static key pair that the server accepts.
@@ -138,59 +121,3 @@ func (s *Server) AccessKeyID() string { return s.opts.AccessKeyID }
 
 // SecretAccessKey is that of the static key pair that the server accepts.
 func (s *Server) SecretAccessKey() string { return s.opts.SecretAccessKey }
-
-// Pause cuts every connection and refuses new ones until Resume. The state stays,
-// and queue depths are published all the same.
-func (s *Server) Pause() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.http == nil {
-		return
-	}
-	// The server knows its listener only once it serves, which may be later. That
-	// one of the two was closed already is of no interest.
-	_ = s.http.Close()
-	_ = s.listener.Close()
-	s.http, s.listener = nil, nil
-}
-
-// Resume listens again, at the address of before. It does nothing when the server
-// listens already, and fails when it is closed or the port was taken meanwhile.
-func (s *Server) Resume() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.http != nil {
-		return nil
-	}
-	if err := s.ctx.Err(); err != nil {
-		return fmt.Errorf("server is closed: %w", err)
-	}
-	var listen net.ListenConfig
-	l, err := listen.Listen(s.ctx, "tcp", s.addr)
-	if err != nil {
-		return fmt.Errorf("listening on %s: %w", s.addr, err)
-	}
-	s.addr = l.Addr().String()
-	server := &http.Server{
-		Handler:           s,
-		ReadHeaderTimeout: 10 * time.Second,
-		BaseContext:       func(net.Listener) context.Context { return s.ctx },
-	}
-	s.http, s.listener = server, l
-	s.running.Go(func() { serve(server, l) })
-	return nil
-}
-
-func serve(server *http.Server, l net.Listener) {
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		panic(fmt.Sprintf("serving on %s: %v", l.Addr(), err))
-	}
-}
-
-// Close cuts every connection and stops publishing. A request that is being
-// answered sees its context end.
-func (s *Server) Close() {
-	s.cancel()
-	s.Pause()
-	s.running.Wait()
-}

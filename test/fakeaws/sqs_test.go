@@ -379,7 +379,7 @@ func TestRetention(t *testing.T) {
 
 func TestPublish(t *testing.T) {
 	bubble(t, func(t *testing.T, s *Server, c *call) {
-		s.running.Go(s.publish.run)
+		s.Go(s.publish.run)
 		defer s.Close()
 		queue := must[sqs.CreateQueueOutput](t)(s.createQueue(c, &sqs.CreateQueueInput{QueueName: aws.String("work")})).QueueUrl
 		for i := range 3 {

@@ -11,14 +11,12 @@
 package player
 
 import (
-	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"net"
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/tidegauge/tidegauge/test/standin"
 )
 
 // Options say how a Player is to be. The zero value works.
@@ -29,10 +27,9 @@ type Options struct {
 
 // Player plays the pods. Its methods may be called at any time and from any goroutine.
 type Player struct {
-	url     string
-	http    *http.Server
-	serving sync.WaitGroup
-	start   time.Time
+	*standin.Server
+
+	start time.Time
 
 	mu         sync.Mutex
 	pods       *spread // whose counts are requests
@@ -43,20 +40,12 @@ type Player struct {
 
 // Start listens and serves until ctx is done or Close is called.
 func Start(ctx context.Context, opts Options) (*Player, error) {
-	addr := cmp.Or(opts.Addr, "127.0.0.1:0")
-	var listen net.ListenConfig
-	l, err := listen.Listen(ctx, "tcp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("listening on %s: %w", addr, err)
-	}
 	p := newPlayer()
-	p.url = "http://" + l.Addr().String()
-	p.http = &http.Server{Handler: p.handler(), ReadHeaderTimeout: 10 * time.Second}
-	p.serving.Go(func() {
-		if err := p.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			panic(fmt.Sprintf("serving on %s: %v", l.Addr(), err))
-		}
-	})
+	p.Server = standin.New(ctx, opts.Addr, p.handler(), nil)
+	if err := p.Resume(); err != nil {
+		p.Close()
+		return nil, err
+	}
 	context.AfterFunc(ctx, p.Close)
 	return p, nil
 }
@@ -76,15 +65,4 @@ func (p *Player) handler() http.Handler {
 	mux.HandleFunc("GET /extra/metrics", p.serveSeries)
 	p.control(mux)
 	return mux
-}
-
-// URL is where the player listens.
-func (p *Player) URL() string { return p.url }
-
-// Close cuts every connection. A second Close does nothing.
-func (p *Player) Close() {
-	// Serve may not have begun yet: then it returns at once. A listener that was closed
-	// already is of no interest.
-	_ = p.http.Close()
-	p.serving.Wait()
 }

@@ -1,10 +1,8 @@
 package promproxy
 
 import (
-	"maps"
 	"regexp"
 	"slices"
-	"sync"
 	"time"
 )
 
@@ -36,57 +34,6 @@ func (f Fault) matches(c Call) bool {
 	return f.Query == nil || f.Query.MatchString(c.Query) && c.Query != "" || slices.ContainsFunc(c.Match, f.Query.MatchString)
 }
 
-// faults are the faults that are in force.
-type faults struct {
-	mu     sync.Mutex
-	lastID int
-	active map[int]*activeFault
-}
-
-type activeFault struct {
-	Fault
-
-	left int // calls, if Count is set
-}
-
-func newFaults() *faults { return &faults{active: map[int]*activeFault{}} }
-
-func (s *faults) add(f Fault) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.lastID++
-	s.active[s.lastID] = &activeFault{Fault: f, left: f.Count}
-	return s.lastID
-}
-
-func (s *faults) remove(id int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.active, id)
-}
-
-// take merges the faults for a call, the oldest first, and counts them as used.
-func (s *faults) take(c Call) Fault {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var merged Fault
-	for _, id := range slices.Sorted(maps.Keys(s.active)) {
-		f := s.active[id]
-		if !f.matches(c) {
-			continue
-		}
-		merged = merged.with(f.Fault)
-		if f.Count == 0 {
-			continue
-		}
-		f.left--
-		if f.left == 0 {
-			delete(s.active, id)
-		}
-	}
-	return merged
-}
-
 // with adds the effects of another fault: delays add up, and else the first wins.
 func (f Fault) with(other Fault) Fault {
 	f.Delay += other.Delay
@@ -101,13 +48,9 @@ func (f Fault) with(other Fault) Fault {
 
 // Fault puts a fault in force until its Count is used up or lift is called.
 func (s *Server) Fault(f Fault) (lift func()) {
-	id := s.faults.add(f)
-	return func() { s.faults.remove(id) }
+	id := s.faults.Add(f)
+	return func() { s.faults.Remove(id) }
 }
 
 // ClearFaults takes every fault out of force.
-func (s *Server) ClearFaults() {
-	s.faults.mu.Lock()
-	defer s.faults.mu.Unlock()
-	clear(s.faults.active)
-}
+func (s *Server) ClearFaults() { s.faults.Clear() }

@@ -37,7 +37,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		send(out, Error(http.StatusBadRequest, "bad_data", err.Error()))
 		return
 	}
-	fault := s.faults.take(c)
+	var fault Fault
+	for _, f := range s.faults.Take(func(f Fault) bool { return f.matches(c) }) {
+		fault = fault.with(f)
+	}
 	if err := pause(r.Context(), fault.Delay); err != nil {
 		panic(http.ErrAbortHandler) // Nobody is there to be answered.
 	}
