@@ -80,25 +80,8 @@ func TestOutageBesideAnotherRegion(t *testing.T) {
 // keepReading reads a metric again and again until stop is called, and fails the test
 // when it once has not the value.
 func (s *space) keepReading(name, want string) (stop func()) {
-	ctx, cancel := context.WithCancel(s.t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for ctx.Err() == nil {
-			if err := s.hasValue(ctx, name, want); err != nil && ctx.Err() == nil {
-				s.t.Errorf("%s/%s: %v", s.namespace, name, err)
-				return
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(pause):
-			}
-		}
-	}()
-	return func() {
-		cancel()
-		<-done
-	}
+	s.t.Helper()
+	return s.keepChecking(s.namespace+"/"+name, func(ctx context.Context) error { return s.hasValue(ctx, name, want) })
 }
 
 // outlive takes a metric, its HPA and its Deployment through an outage.

@@ -320,7 +320,7 @@ func TestPrometheusAway(t *testing.T) {
 	m.eventually("an empty answer", func(ctx context.Context) error { return m.isText(ctx, "") })
 	m.awaitHPASays(kindPods.blind(), "no metrics returned from custom metrics API")
 	release()
-	m.pods = m.awaitWorkers(1)
+	m.pods = m.podNames(worker, 1)
 	m.play(90)
 	m.awaitReplicas(worker, 3)
 	u.useMemory(30)
@@ -401,7 +401,7 @@ func TestDiscoveryFaults(t *testing.T) {
 		"rules[2] (line 12)": "no answer within 1m0s",
 	} {
 		s.awaitPodCondition(self.RulesDiscovered, corev1.ConditionFalse, rule, words)
-		s.awaitPodEvent("RuleFailing", rule, words)
+		s.awaitPodEvent("RuleFailing", corev1.EventTypeWarning, rule, words)
 	}
 	for _, rule := range faulty {
 		if err := isError(s.hasNumbered(t.Context(), 2, rule), http.StatusNotFound, rule+"_2"); err != nil {
@@ -416,7 +416,7 @@ func TestDiscoveryFaults(t *testing.T) {
 		s.awaitNumbered(2, rule)
 	}
 	s.awaitPodCondition(self.RulesDiscovered, corev1.ConditionTrue)
-	s.awaitPodEvent("RulesDiscovered")
+	s.awaitPodEvent("RulesDiscovered", corev1.EventTypeNormal)
 }
 
 // playNumbered has for each rule series up to a number, whose values are their numbers.

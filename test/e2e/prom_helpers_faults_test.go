@@ -74,33 +74,9 @@ func (s *space) promMetric(kind promKind) *promMetric {
 		queries: regexp.MustCompile(`_load_` + id + `\b`),
 	}
 	s.deploy(worker, 3)
-	m.pods = s.awaitWorkers(3)
+	m.pods = s.podNames(worker, 3)
 	m.play(30)
 	return m
-}
-
-// awaitWorkers waits until so many workers are ready, and gives their names.
-func (s *space) awaitWorkers(n int) []string {
-	s.t.Helper()
-	var names []string
-	s.eventually("pods", func(ctx context.Context) error {
-		pods, err := s.Client().CoreV1().Pods(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=" + worker})
-		if err != nil {
-			return err
-		}
-		names = nil
-		for _, p := range pods.Items {
-			if p.Status.Phase == corev1.PodRunning {
-				names = append(names, p.Name)
-			}
-		}
-		if len(names) != n {
-			return fmt.Errorf("%d of %d pods run, want %d", len(names), len(pods.Items), n)
-		}
-		return nil
-	})
-	slices.Sort(names)
-	return names
 }
 
 // play sets what each of three workers has to do. The other metric is 7.
@@ -428,33 +404,40 @@ func (m *promMetric) recovers(pid env.ProcessID) {
 	}
 }
 
+// podCondition is a condition of the adapter's own pod.
+func (s *space) podCondition(ctx context.Context, kind corev1.PodConditionType) (corev1.PodCondition, error) {
+	pod, err := s.Client().CoreV1().Pods(env.Namespace).Get(ctx, env.PodName, metav1.GetOptions{})
+	if err != nil {
+		return corev1.PodCondition{}, err
+	}
+	i := slices.IndexFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == kind })
+	if i < 0 {
+		return corev1.PodCondition{}, fmt.Errorf("the pod has no such condition: %v", pod.Status.Conditions)
+	}
+	return pod.Status.Conditions[i], nil
+}
+
 // awaitPodCondition waits until the condition of the adapter's own pod has the status, and says
 // the words.
-func (s *space) awaitPodCondition(kind string, status corev1.ConditionStatus, words ...string) {
+func (s *space) awaitPodCondition(kind corev1.PodConditionType, want corev1.ConditionStatus, words ...string) {
 	s.t.Helper()
-	s.eventually(kind, func(ctx context.Context) error {
-		pod, err := s.Client().CoreV1().Pods(env.Namespace).Get(ctx, env.PodName, metav1.GetOptions{})
+	s.eventually(string(kind), func(ctx context.Context) error {
+		c, err := s.podCondition(ctx, kind)
 		if err != nil {
 			return err
 		}
-		for _, c := range pod.Status.Conditions {
-			if string(c.Type) != kind {
-				continue
-			}
-			if c.Status != status {
-				return fmt.Errorf("it is %s: %s: %s", c.Status, c.Reason, c.Message)
-			}
-			return mentions(c.Message, words...)
+		if c.Status != want {
+			return fmt.Errorf("it is %s (%s: %s), want %s", c.Status, c.Reason, c.Message, want)
 		}
-		return errors.New("the pod does not have it")
+		return mentions(c.Message, words...)
 	})
 }
 
-// awaitPodEvent waits for an Event of the adapter's own pod that has the reason and says
-// the words.
-func (s *space) awaitPodEvent(reason string, words ...string) {
+// awaitPodEvent waits for an Event of the adapter's own pod that has the reason and the type,
+// and says the words.
+func (s *space) awaitPodEvent(reason, kind string, words ...string) {
 	s.t.Helper()
-	about := fields.Set{"regarding.kind": "Pod", "regarding.name": env.PodName, "reason": reason}
+	about := fields.Set{"regarding.kind": "Pod", "regarding.name": env.PodName, "reason": reason, "type": kind}
 	s.eventually("Event "+reason, func(ctx context.Context) error {
 		list, err := s.Client().EventsV1().Events(env.Namespace).List(ctx, metav1.ListOptions{FieldSelector: about.String()})
 		if err != nil {

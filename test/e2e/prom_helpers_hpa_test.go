@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -44,49 +43,6 @@ func ownBedScrapedEvery(t *testing.T, interval time.Duration) *bed {
 // scraped makes pods such that Prometheus scrapes them.
 func scraped(pod *corev1.PodTemplateSpec) {
 	pod.Annotations = map[string]string{"prometheus.io/scrape": "true"}
-}
-
-// deployAs is deploy with one pod, as the function makes it.
-func (s *space) deployAs(name string, pod func(*corev1.PodTemplateSpec)) {
-	s.t.Helper()
-	labels := map[string]string{"app": name}
-	template := corev1.PodTemplateSpec{
-		ObjectMeta: metav1.ObjectMeta{Labels: labels},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "worker", Image: "worker"}}},
-	}
-	pod(&template)
-	_, err := s.Client().AppsV1().Deployments(s.namespace).Create(s.t.Context(), &appsv1.Deployment{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: appsv1.DeploymentSpec{
-			Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template,
-		},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-// podNames waits until so many pods of a Deployment are there, and gives their names.
-func (s *space) podNames(name string, want int) []string {
-	s.t.Helper()
-	var names []string
-	s.eventually("pods of "+name, func(ctx context.Context) error {
-		pods, err := s.Client().CoreV1().Pods(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=" + name})
-		if err != nil {
-			return err
-		}
-		names = nil
-		for _, pod := range pods.Items {
-			if pod.DeletionTimestamp == nil && pod.Status.Phase == corev1.PodRunning {
-				names = append(names, pod.Name)
-			}
-		}
-		if len(names) != want {
-			return fmt.Errorf("%d run, want %d", len(names), want)
-		}
-		return nil
-	})
-	return names
 }
 
 // createNamed creates an object that is there for its name only.

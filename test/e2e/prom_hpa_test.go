@@ -19,7 +19,7 @@ import (
 func TestDiscoveryListsMetricsOfRules(t *testing.T) {
 	t.Parallel()
 	s := sharedBed(t).newSpace(t)
-	s.deployAs(worker, scraped)
+	s.deploy(worker, 1, scraped)
 	pod := s.podNames(worker, 1)[0]
 
 	const series = `http_requests_total{path="/",kubernetes_namespace=%q,kubernetes_pod_name=%q}`
@@ -69,7 +69,7 @@ func TestHPAFollowsRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := b.newSpace(t)
-	s.deployAs(worker, scraped)
+	s.deploy(worker, 1, scraped)
 	s.createHPA(hpaOf(ofPods(httpRequests, requestsPerPod, nil)))
 
 	s.awaitTargets("200m/10")
@@ -87,7 +87,7 @@ func TestHPAFollowsRequests(t *testing.T) {
 func TestHPAFollowsEnvoyRequests(t *testing.T) {
 	t.Parallel()
 	s := sharedBed(t).newSpace(t)
-	s.deployAs(worker, scraped)
+	s.deploy(worker, 1, scraped)
 	s.createHPA(hpaOf(ofPods(meshRequests, requestsPerPod, matching("envoy_response_code", "200"))))
 	s.awaitTargets("0/10") // Envoy does not count the scrapes.
 	s.requests(requestsOfClients)

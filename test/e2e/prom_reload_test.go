@@ -17,20 +17,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/tidegauge/tidegauge/pkg/self"
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/fakeaws"
 	"github.com/tidegauge/tidegauge/test/promproxy"
 )
 
-const (
-	configurationLoaded = "tidegauge.dev/ConfigurationLoaded"
-	rulesDiscovered     = "tidegauge.dev/RulesDiscovered"
-
-	lastReload = "tidegauge_config_last_reload_successful"
-)
+const lastReload = "tidegauge_config_last_reload_successful"
 
 // mount is a folder as kubelet makes it of a ConfigMap: a new content comes as a new
 // folder, to which a symbolic link goes over at once.
@@ -99,19 +94,19 @@ func TestConfigurationIsReloaded(t *testing.T) {
 	s.setSeries(outside("orders", 95, s.here()), outside("returns", 5, s.here()))
 	s.awaitValue("orders", "95")
 	s.awaitError("returns", http.StatusNotFound)
-	s.awaitSelfCondition(configurationLoaded, corev1.ConditionTrue, "1 in externalRules")
+	s.awaitPodCondition(self.ConfigurationLoaded, corev1.ConditionTrue, "1 in externalRules")
 
 	m.set(good)
 	s.awaitValue("returns", "5")
-	s.awaitSelfCondition(configurationLoaded, corev1.ConditionTrue, "2 in externalRules")
+	s.awaitPodCondition(self.ConfigurationLoaded, corev1.ConditionTrue, "2 in externalRules")
 
 	bad := strings.Replace(good, "metricsQuery", "metricQuery", 1)
 	s.keepsLastGood(m, strings.TrimSuffix(bad, externalRule("returns")), "line 7: externalRules[0]: field metricQuery")
 	s.keepsLastGood(m, strings.Replace(good, "{<<.LabelMatchers>>}", "{<<.LabelMatchers>>", 1), "externalRules[0].metricsQuery")
 
 	m.set(good)
-	s.awaitSelfCondition(configurationLoaded, corev1.ConditionTrue, "2 in externalRules")
-	s.awaitSelfEvent("ConfigurationLoaded", corev1.EventTypeNormal, "2 in externalRules")
+	s.awaitPodCondition(self.ConfigurationLoaded, corev1.ConditionTrue, "2 in externalRules")
+	s.awaitPodEvent("ConfigurationLoaded", corev1.EventTypeNormal, "2 in externalRules")
 	s.awaitSelfMetric(lastReload, "1")
 	s.awaitValue("orders", "95")
 
@@ -134,8 +129,8 @@ func (s *space) keepsLastGood(m *mount, text, words string) {
 		return fmt.Errorf("no line says %s", words)
 	})
 	s.awaitSelfMetric(lastReload, "0")
-	s.awaitSelfCondition(configurationLoaded, corev1.ConditionFalse, m.file(), words)
-	s.awaitSelfEvent("ConfigurationInvalid", corev1.EventTypeWarning, m.file(), words)
+	s.awaitPodCondition(self.ConfigurationLoaded, corev1.ConditionFalse, m.file(), words)
+	s.awaitPodEvent("ConfigurationInvalid", corev1.EventTypeWarning, m.file(), words)
 	// They are not only remembered, but asked.
 	s.setSeries(outside("orders", 96, s.here()), outside("returns", 6, s.here()))
 	s.awaitValue("orders", "96")
@@ -160,45 +155,6 @@ func (s *space) reloadsMaxAge(m *mount) {
 	lift()
 	s.put("Depth", 31)
 	s.awaitValue("depth", "31")
-}
-
-// awaitSelfCondition waits until a condition of the adapter's pod is as wanted, and its
-// message says the words.
-func (s *space) awaitSelfCondition(kind corev1.PodConditionType, want corev1.ConditionStatus, words ...string) {
-	s.t.Helper()
-	s.eventually(string(kind), func(ctx context.Context) error {
-		pod, err := s.Client().CoreV1().Pods(env.Namespace).Get(ctx, env.PodName, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		i := slices.IndexFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == kind })
-		if i < 0 {
-			return fmt.Errorf("the pod has no such condition: %v", pod.Status.Conditions)
-		}
-		c := pod.Status.Conditions[i]
-		if c.Status != want {
-			return fmt.Errorf("it is %s (%s: %s), want %s", c.Status, c.Reason, c.Message, want)
-		}
-		return mentions(c.Message, words...)
-	})
-}
-
-// awaitSelfEvent waits for an Event of the adapter's pod.
-func (s *space) awaitSelfEvent(reason, kind string, words ...string) {
-	s.t.Helper()
-	about := fields.Set{"regarding.kind": "Pod", "regarding.name": env.PodName, "reason": reason, "type": kind}
-	s.eventually("Event "+reason, func(ctx context.Context) error {
-		list, err := s.Client().EventsV1().Events(env.Namespace).List(ctx, metav1.ListOptions{FieldSelector: about.String()})
-		if err != nil {
-			return err
-		}
-		for _, e := range list.Items {
-			if mentions(e.Note, words...) == nil {
-				return nil
-			}
-		}
-		return fmt.Errorf("%d Events, none of which says %q", len(list.Items), words)
-	})
 }
 
 // awaitSelfMetric waits until a self-metric of the adapter without labels has the value.
@@ -406,10 +362,10 @@ rules:
 		t.Error(err)
 	}
 	s.awaitError("returns", http.StatusServiceUnavailable, "externalRules[0]", "TSDB not ready")
-	s.awaitSelfCondition(rulesDiscovered, corev1.ConditionFalse, "externalRules[0]", "TSDB not ready")
+	s.awaitPodCondition(self.RulesDiscovered, corev1.ConditionFalse, "externalRules[0]", "TSDB not ready")
 	lift()
 	s.awaitValue("returns", "5")
-	s.awaitSelfCondition(rulesDiscovered, corev1.ConditionTrue)
+	s.awaitPodCondition(self.RulesDiscovered, corev1.ConditionTrue)
 }
 
 // awaitSeries waits until Prometheus has so many series.

@@ -75,7 +75,7 @@ func TestHPAOfResources(t *testing.T) {
 				s.use(worker, "worker", u.Cores, u.Bytes)
 				s.use(worker, "proxy", tc.proxies*u.Cores, tc.proxies*u.Bytes)
 			}
-			s.deployAs(worker, sized)
+			s.deploy(worker, 1, sized)
 			s.createHPA(hpaOf(tc.metric))
 			set(tc.busy)
 			s.awaitReplicas(worker, 4)
@@ -89,8 +89,8 @@ func TestKubectlTopPods(t *testing.T) {
 	t.Parallel()
 	s := sharedBed(t).newSpace(t)
 	const other = "other"
-	s.deployAs(worker, sized)
-	s.deployAs(other, sized)
+	s.deploy(worker, 1, sized)
+	s.deploy(other, 1, sized)
 	s.use(worker, "worker", 0.25, 64*mebi)
 	s.use(worker, "proxy", 0.75, 16*mebi)
 	s.use(other, "worker", 2, 1024*mebi)

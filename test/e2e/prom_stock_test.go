@@ -13,11 +13,9 @@ import (
 	"testing"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/pkg/self"
 	"github.com/tidegauge/tidegauge/test/player"
 	"github.com/tidegauge/tidegauge/test/promproxy"
 )
@@ -117,43 +115,11 @@ func newStockBed(t *testing.T) *stockBed {
 // they run.
 func (s *space) runScraped(name string, replicas int32) []string {
 	s.t.Helper()
-	labels := map[string]string{"app": name}
-	_, err := s.Client().AppsV1().Deployments(s.namespace).Create(s.t.Context(), &appsv1.Deployment{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: appsv1.DeploymentSpec{
-			Replicas: &replicas,
-			Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: corev1.PodTemplateSpec{
-				ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: map[string]string{
-					"prometheus.io/scrape": "true", "prometheus.io/port": "9797",
-				}},
-				Spec: corev1.PodSpec{Containers: []corev1.Container{{
-					Name: "worker", Image: "worker", Ports: []corev1.ContainerPort{{ContainerPort: 9797}},
-				}}},
-			},
-		},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	var names []string
-	s.eventually("running pods", func(ctx context.Context) error {
-		list, err := s.Client().CoreV1().Pods(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=" + name})
-		if err != nil {
-			return err
-		}
-		names = nil
-		for _, pod := range list.Items {
-			if pod.Status.Phase == corev1.PodRunning {
-				names = append(names, pod.Name)
-			}
-		}
-		if len(names) != int(replicas) {
-			return fmt.Errorf("%d pods run, want %d", len(names), replicas)
-		}
-		return nil
+	s.deploy(name, replicas, func(pod *corev1.PodTemplateSpec) {
+		pod.Annotations = map[string]string{"prometheus.io/scrape": "true", "prometheus.io/port": "9797"}
+		pod.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 9797}}
 	})
-	return names
+	return s.podNames(name, int(replicas))
 }
 
 // TestStockRules has prometheus-adapter's stock rules list and serve what they do there.
@@ -256,9 +222,9 @@ func (s *stockBed) testBadRule() {
 		Endpoint: promproxy.Series, Query: regexp.MustCompile(`__name__!~`), Answer: promproxy.BadData().Pointer(),
 	})
 	defer lift()
-	s.awaitAdapterCondition("tidegauge.dev/RulesDiscovered", corev1.ConditionFalse, "rules[3]", "rules[4]", "rules[5]", "parse error")
-	if c := s.adapterCondition(s.t.Context(), "tidegauge.dev/RulesDiscovered"); strings.Contains(c.Message, "rules[2]") {
-		s.t.Errorf("the condition blames other rules: %s", c.Message)
+	s.awaitPodCondition(self.RulesDiscovered, corev1.ConditionFalse, "rules[3]", "rules[4]", "rules[5]", "parse error")
+	if c, err := s.podCondition(s.t.Context(), self.RulesDiscovered); err != nil || strings.Contains(c.Message, "rules[2]") {
+		s.t.Errorf("the condition blames other rules: %s, %v", c.Message, err)
 	}
 	// They stay for the tests that follow.
 	err := s.player.SetSeries(s.namespace, append(slices.Clone(s.series),
@@ -278,33 +244,7 @@ func (s *stockBed) testBadRule() {
 	}
 	lift()
 	s.awaitDescribed(texts{s.pods[0]: "6"}, s.of("pods", s.pods[0], "fresh"))
-	s.awaitAdapterCondition("tidegauge.dev/RulesDiscovered", corev1.ConditionTrue)
-}
-
-// adapterCondition is a condition of the pod for which the adapter takes itself.
-func (s *space) adapterCondition(ctx context.Context, name corev1.PodConditionType) corev1.PodCondition {
-	s.t.Helper()
-	pod, err := s.Client().CoreV1().Pods(env.Namespace).Get(ctx, env.PodName, metav1.GetOptions{})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for _, c := range pod.Status.Conditions {
-		if c.Type == name {
-			return c
-		}
-	}
-	return corev1.PodCondition{}
-}
-
-func (s *space) awaitAdapterCondition(name corev1.PodConditionType, want corev1.ConditionStatus, words ...string) {
-	s.t.Helper()
-	s.eventually(string(name), func(ctx context.Context) error {
-		c := s.adapterCondition(ctx, name)
-		if c.Status != want {
-			return fmt.Errorf("it is %q: %s: %s", c.Status, c.Reason, c.Message)
-		}
-		return mentions(c.Message, words...)
-	})
+	s.awaitPodCondition(self.RulesDiscovered, corev1.ConditionTrue)
 }
 
 // An adapter that says that it is ready knows its metrics, however long that takes.

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -19,24 +20,53 @@ const worker = "worker"
 // perReplica is the AverageValue that the tests' HPAs aim at.
 const perReplica = 30
 
-// deploy creates a Deployment of workers.
-func (s *space) deploy(name string, replicas int32) {
+// deploy creates a Deployment of workers, whose pods are as the functions change them.
+func (s *space) deploy(name string, replicas int32, changes ...func(*corev1.PodTemplateSpec)) {
 	s.t.Helper()
 	labels := map[string]string{"app": name}
+	pod := corev1.PodTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{Labels: labels},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "worker", Image: "worker"}}},
+	}
+	for _, change := range changes {
+		change(&pod)
+	}
 	_, err := s.Client().AppsV1().Deployments(s.namespace).Create(s.t.Context(), &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: appsv1.DeploymentSpec{
 			Replicas: &replicas,
 			Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: corev1.PodTemplateSpec{
-				ObjectMeta: metav1.ObjectMeta{Labels: labels},
-				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "worker", Image: "worker"}}},
-			},
+			Template: pod,
 		},
 	}, metav1.CreateOptions{})
 	if err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// podNames waits until a Deployment has so many pods and all run, and gives their names,
+// sorted.
+func (s *space) podNames(name string, want int) []string {
+	s.t.Helper()
+	var names []string
+	s.eventually("pods of "+name, func(ctx context.Context) error {
+		pods, err := s.Client().CoreV1().Pods(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=" + name})
+		if err != nil {
+			return err
+		}
+		names = nil
+		for _, pod := range pods.Items {
+			if pod.DeletionTimestamp == nil && pod.Status.Phase == corev1.PodRunning {
+				names = append(names, pod.Name)
+			}
+		}
+		if len(names) != want || len(pods.Items) != want {
+			return fmt.Errorf("%d of %d pods run, want %d", len(names), len(pods.Items), want)
+		}
+		return nil
+	})
+	slices.Sort(names)
+	return names
 }
 
 // autoscaler is an HPA that scales the Deployment of its own name between min and 10
