@@ -5,6 +5,8 @@ import (
 	"iter"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tidegauge/tidegauge/pkg/spelling"
 )
 
 const (
@@ -48,7 +50,7 @@ func suggest(name string, known iter.Seq[string]) string {
 	}
 	nearest, least := "", min(maxEdits, len(name)/lettersPerEdit)+1
 	for k := range known {
-		if edits := distance(name, k, least); edits < least {
+		if edits := spelling.Distance(name, k, least); edits < least {
 			nearest, least = k, edits
 		}
 	}
@@ -56,33 +58,4 @@ func suggest(name string, known iter.Seq[string]) string {
 		return ""
 	}
 	return fmt.Sprintf(" (is it %s that is meant?)", nearest)
-}
-
-// distance is how many bytes are to be put in, left out or replaced to make b of a; limit
-// if that is no fewer.
-func distance(a, b string, limit int) int {
-	if max(len(a), len(b))-min(len(a), len(b)) >= limit {
-		return limit
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal, least := row[0], i+1
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := diagonal
-			if a[i] != b[j] {
-				replaced++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
-			least = min(least, row[j+1])
-		}
-		if least >= limit {
-			return limit
-		}
-	}
-	return min(row[len(b)], limit)
 }

@@ -13,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/tidegauge/tidegauge/pkg/spelling"
 )
 
 const (
@@ -315,7 +317,7 @@ func suggestion(name string, known []string) string {
 	const near = 2
 	best, least := "", near+1
 	for _, k := range slices.Sorted(slices.Values(known)) {
-		d := distance(strings.ToLower(name), strings.ToLower(k))
+		d := spelling.Distance(strings.ToLower(name), strings.ToLower(k), least)
 		if d < least && d < len(k) {
 			best, least = k, d
 		}
@@ -324,29 +326,4 @@ func suggestion(name string, known []string) string {
 		return ""
 	}
 	return "; did you mean " + best + "?"
-}
-
-// distance is how many letters must be put in, left out or replaced to make b of a; it
-// is large for names that are too long for a field.
-func distance(a, b string) int {
-	if len(a) > maxShown {
-		return len(a)
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for x := range len(a) {
-		diagonal := row[0]
-		row[0] = x + 1
-		for y := range len(b) {
-			change := diagonal
-			if a[x] != b[y] {
-				change++
-			}
-			diagonal = row[y+1]
-			row[y+1] = min(change, row[y]+1, row[y+1]+1)
-		}
-	}
-	return row[len(b)]
 }
