@@ -111,6 +111,7 @@ func (c *call) diagnose(ctx context.Context, err error) *failure {
 		return new(*f)
 	}
 	f := &failure{kind: kindFailed, cause: err}
+	_, ofCredentials := errors.AsType[*credentialsError](err)
 	switch {
 	case errors.Is(context.Cause(ctx), errLimit) && !c.connected.Load():
 		// Whatever the query is: neither ErrTooSlow nor context.DeadlineExceeded.
@@ -118,6 +119,9 @@ func (c *call) diagnose(ctx context.Context, err error) *failure {
 	case errors.Is(context.Cause(ctx), errLimit):
 		f = tooSlow("no answer within %v", c.limit)
 		f.cause = errors.Join(f.cause, err)
+	case ctx.Err() == nil && isTimeout(err) && !c.connected.Load() && !ofCredentials:
+		// A limit of Go's own, as for a handshake, has come before c.limit.
+		f.kind, f.text, f.cause = kindTimeout, "no connection: "+c.words(err), errors.Join(err, sources.ErrAway)
 	case errors.Is(ctx.Err(), context.Canceled):
 		f.text = ctx.Err().Error()
 	case ctx.Err() != nil || isTimeout(err):
@@ -128,7 +132,7 @@ func (c *call) diagnose(ctx context.Context, err error) *failure {
 			f.cause = errors.Join(err, sources.ErrAway)
 		}
 	}
-	if _, ok := errors.AsType[*credentialsError](err); ok {
+	if ofCredentials {
 		f.text = "credentials for sigv4: " + f.text
 	}
 	return f

@@ -320,7 +320,7 @@ func TestTransportWords(t *testing.T) {
 		{"reset", of(&net.OpError{Op: "read", Net: "tcp", Source: local, Addr: remote, Err: os.NewSyscallError("read", syscall.ECONNRESET)}), "read 127.0.0.1:9090: read: connection reset by peer", kindFailed},
 		{"alert", of(&net.OpError{Op: "remote error", Err: errors.New("tls: certificate required")}), "remote error: tls: certificate required", kindFailed},
 		{"no such host", of(&net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Name: "prometheus.monitoring", Server: "10.0.0.2:53", Err: "no such host", IsNotFound: true}}), "lookup prometheus.monitoring: no such host", kindFailed},
-		{"slow connection", of(&net.OpError{Op: "dial", Net: "tcp", Addr: remote, Err: os.ErrDeadlineExceeded}), "no answer in time", kindTimeout},
+		{"slow connection", of(&net.OpError{Op: "dial", Net: "tcp", Addr: remote, Err: os.ErrDeadlineExceeded}), "no connection: dial 127.0.0.1:9090: i/o timeout", kindTimeout},
 		{"expired", of(x509.CertificateInvalidError{Cert: new(x509.Certificate), Reason: x509.Expired, Detail: "current time 2026-11-22T10:00:00Z is after 2026-01-01T00:00:00Z"}), "the server's certificate has expired or is not yet valid", kindFailed},
 		{"HTTP/2", of(errors.New("stream error: stream ID 17; INTERNAL_ERROR; received from peer")), "stream error: INTERNAL_ERROR; received from peer", kindFailed},
 		{"several lines", of(errors.New("oauth2: cannot fetch token: 401\nResponse: no")), "oauth2: cannot fetch token: 401 Response: no", kindFailed},
@@ -472,5 +472,32 @@ func TestShorten(t *testing.T) {
 		if got := sources.Shorten(test.text, test.n); got != test.want {
 			t.Errorf("%q in %d bytes is %q, want %q", test.text, test.n, got, test.want)
 		}
+	}
+}
+
+// Behind a load balancer that takes up connections for a server that is away nobody ever
+// finishes the TLS handshake, of which Go's client tires after 10 s, before the call's own limit.
+func TestServerThatEndsNoHandshakeIsAway(t *testing.T) {
+	t.Parallel()
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { _ = c.Close() })
+		}
+	}()
+	s := newSource(t, "https://"+l.Addr().String(), func(c *Server) { c.CallTimeout = 13 * time.Second })
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	r := s.Fetch(ctx, []sources.Query{NewQuery(DefaultServer, "up", 0)})[0]
+	if !errors.Is(r.Err, sources.ErrAway) {
+		t.Errorf("a server that never said anything is not away: %v", r.Err)
 	}
 }
