@@ -321,11 +321,16 @@ func (p *External) values(r *externalRead, of externalOf, items []catalog.Item) 
 func sizeOf(k externalKey, values []external_metrics.ExternalMetricValue) int {
 	const value = int(unsafe.Sizeof(external_metrics.ExternalMetricValue{}) + unsafe.Sizeof(sources.Sample{}))
 	const label = 2 * int(unsafe.Sizeof("")) // Without the strings.
+	// A map has room for eight at least, and besides them a header and a word.
+	const room, header = 8, 48 + 8
 	size := overhead + len(k.Namespace) + 2*len(k.Name) + len(k.selector)
 	for _, v := range values {
 		size += value
+		if n := len(v.MetricLabels); n > 0 {
+			size += 2 * (header + label*max(n, room)) // The value's and the sample's.
+		}
 		for name, text := range v.MetricLabels {
-			size += label + len(name) + len(text)
+			size += len(name) + len(text)
 		}
 	}
 	return size
