@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
+
+	"github.com/tidegauge/tidegauge/pkg/sources"
 )
 
 const (
@@ -274,7 +276,8 @@ func (n naming) String() string {
 	if n.api == customAPI {
 		what = n.resource.String()
 	}
-	return fmt.Sprintf("%s: %s (%s)", n.hpa, n.metric, what)
+	// The log has it, and an HPA may have a name of any length.
+	return fmt.Sprintf("%s: %s (%s)", n.hpa, sources.Shorten(n.metric, maxSuggested), what)
 }
 
 // note says what is wrong in an Event: what is missing, what may have been meant, and the

@@ -394,3 +394,26 @@ func TestEventNames(t *testing.T) {
 		t.Errorf("not a name: %s", name)
 	}
 }
+
+// A name of a metric in an HPA may be as long as an object may be; a line of the log must not.
+func TestLongNamesMakeNoLongLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAccess(t)
+		a.run()
+		var metrics []autoscalingv2.MetricSpec
+		for _, c := range "abcdefghij" {
+			metrics = append(metrics, externalOfHPA(strings.Repeat(string(c), 100_000), nil))
+		}
+		a.creates(hpaOf("shop", "worker", metrics...))
+		a.pass(3*certainAfter + lookEvery)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		longest := 0
+		for line := range strings.SplitSeq(a.log.String(), "\n") {
+			longest = max(longest, len(line))
+		}
+		if longest > 20_000 {
+			t.Errorf("a line of the log has %d bytes", longest)
+		}
+	})
+}

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -57,7 +58,9 @@ func (w *warnings) run(ctx context.Context) {
 	every(ctx, warnEvery, func() { w.warn(ctx, time.Now()) })
 }
 
-// warn writes some of the Events that are due: those first whose cause is the oldest.
+// warn writes some of the Events that are due: those first that were tried the longest time
+// ago, or never, so that none waits for all others again and again; of these those whose cause
+// is the oldest.
 func (w *warnings) warn(ctx context.Context, now time.Time) {
 	u := w.catalog.undefined.Load()
 	if u == nil || now.Before(w.resume) {
@@ -74,10 +77,8 @@ func (w *warnings) warn(ctx context.Context, now time.Time) {
 		}
 	}
 	slices.SortFunc(due, func(a, b naming) int {
-		if order := u.names[a].since.Compare(u.names[b].since); order != 0 {
-			return order
-		}
-		return strings.Compare(a.String(), b.String())
+		return cmp.Or(w.next[a].Compare(w.next[b]), u.names[a].since.Compare(u.names[b].since),
+			cmp.Compare(a.hpa.Namespace, b.hpa.Namespace), cmp.Compare(a.hpa.Name, b.hpa.Name), cmp.Compare(a.metric, b.metric))
 	})
 	for _, n := range due[:min(len(due), warnAtOnce)] {
 		if !w.write(ctx, n, u.names[n].field, now) {
