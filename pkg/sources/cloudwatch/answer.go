@@ -171,9 +171,9 @@ var errNothing = errors.New("no datapoint")
 
 // results are the answers to the call's queries, in order.
 func (c *call) results(a *answer, ids [][]string) []sources.Result {
-	results := make([]sources.Result, len(c.queries))
+	results, sets := make([]sources.Result, len(c.queries)), labelSets{}
 	for i, q := range c.queries {
-		samples, err := c.samples(q, a, ids[i])
+		samples, err := c.samples(q, a, ids[i], sets)
 		results[i] = sources.Result{Samples: samples, Err: err}
 	}
 	return results
@@ -184,23 +184,23 @@ func (c *call) results(a *answer, ids [][]string) []sources.Result {
 // smaller number that looks like a good one. For the same reason it is no data
 // only if none of them has any: what serves for no data, such as zero, would
 // otherwise serve for those that have some, too.
-func (c *call) samples(q *Query, a *answer, ids []string) ([]sources.Sample, error) {
+func (c *call) samples(q *Query, a *answer, ids []string, sets labelSets) ([]sources.Sample, error) {
 	var all []sources.Sample
 	var missing []string
 	var when string
-	for i := range q.spec.Queries {
-		if !q.returned(i) {
+	for i, d := range q.data {
+		if !d.returned() {
 			continue
 		}
-		samples, err := c.samplesOf(q, i, a, ids)
+		samples, err := c.samplesOf(q, i, a, ids, sets)
 		switch {
 		case errors.Is(err, errNothing):
-			missing = append(missing, q.describe(i))
-			when = c.when(q.extents[i])
+			missing = append(missing, d.describe())
+			when = c.when(d.extent)
 		case err != nil:
-			return nil, fmt.Errorf("%s: %w", q.describe(i), err)
+			return nil, fmt.Errorf("%s: %w", d.describe(), err)
 		}
-		all = append(all, c.restoreLabels(q, i, samples, ids)...)
+		all = append(all, samples...)
 	}
 	if len(missing) == 0 {
 		return all, nil
@@ -222,24 +222,25 @@ func (c *call) when(s extent) string {
 
 // samplesOf are those of the query with that index; beside errNothing, those of its
 // series that have one.
-func (c *call) samplesOf(q *Query, i int, a *answer, ids []string) ([]sources.Sample, error) {
+func (c *call) samplesOf(q *Query, i int, a *answer, ids []string, sets labelSets) ([]sources.Sample, error) {
 	all := a.series[ids[i]]
-	metric, finds := q.spec.Queries[i].MetricStat != nil, q.expressions[i].finds
+	d := q.data[i]
+	metric, finds := d.formula == nil, d.formula != nil && d.formula.finds
 	if metric && len(all) != 1 {
 		return nil, errNotOne(len(all))
 	}
-	own := q.extents[i].window(c.now, c.settle)
+	own := d.extent.window(c.now, c.settle)
 	settled, err := q.settled(i, own, a, ids)
 	if err != nil {
 		return nil, err
 	}
 	last := settled
 	if last.IsZero() {
-		last = own.end.Add(-q.extents[i].period)
+		last = own.end.Add(-d.extent.period)
 	}
 	var samples []sources.Sample
 	for _, s := range all {
-		p, err := c.own(s, q.extents[i]).current(settled, last)
+		p, err := c.own(s, d.extent).current(settled, last)
 		switch {
 		case errors.Is(err, errNothing):
 			continue
@@ -249,10 +250,10 @@ func (c *call) samplesOf(q *Query, i int, a *answer, ids []string) ([]sources.Sa
 			return nil, errMixed
 		}
 		samples = append(samples, sources.Sample{
-			Labels: map[string]string{"id": q.spec.Queries[i].ID, "label": s.label},
+			Labels: sets.of(d.ID, c.labelOf(q, d, s.label, ids)),
 			Value:  p.value,
 			Time:   p.time,
-			Window: q.extents[i].period,
+			Window: d.extent.period,
 		})
 	}
 	if len(samples) == 0 && !settled.IsZero() {
@@ -318,17 +319,20 @@ func errNotOne(results int) error {
 // Inputs that have no time in common do not report regularly. Then it is the newest
 // time that none of them has still to reach.
 func (q *Query) settled(i int, own window, a *answer, ids []string) (time.Time, error) {
+	if q.data[i].formula == nil {
+		return time.Time{}, nil // A metric is made of nothing else.
+	}
 	counts := make(map[time.Time]int)
 	inputs := 0
 	var reached time.Time
-	for _, j := range q.inputs[i] {
+	for _, j := range q.data[i].formula.inputs {
 		all := a.series[ids[j]]
 		if len(all) != 1 {
-			return time.Time{}, fmt.Errorf("%s: %w", q.describe(j), errNotOne(len(all)))
+			return time.Time{}, fmt.Errorf("%s: %w", q.data[j].describe(), errNotOne(len(all)))
 		}
 		points := slices.DeleteFunc(slices.Clone(all[0].points), func(p datapoint) bool { return !own.holds(p.time) })
 		if err := all[0].check(); err != nil {
-			return time.Time{}, fmt.Errorf("%s: %w", q.describe(j), err)
+			return time.Time{}, fmt.Errorf("%s: %w", q.data[j].describe(), err)
 		}
 		if len(points) == 0 {
 			continue
@@ -353,20 +357,30 @@ func (q *Query) settled(i int, own window, a *answer, ids []string) (time.Time, 
 	return common, nil
 }
 
-// restoreLabels puts the object's own ids back into labels that CloudWatch made
-// up from the ids of a shared call.
-func (c *call) restoreLabels(q *Query, i int, samples []sources.Sample, ids []string) []sources.Sample {
-	d := q.spec.Queries[i]
+// labelOf is the label of a series, with the object's own ids in place of those of a shared
+// call, of which CloudWatch may have made it up.
+func (c *call) labelOf(q *Query, d datum, label string, ids []string) string {
 	if len(c.queries) == 1 || d.Label != "" || d.MetricStat != nil {
-		return samples
+		return label
 	}
-	for _, s := range samples {
-		s.Labels["label"] = callID.ReplaceAllStringFunc(s.Labels["label"], func(id string) string {
-			if j := slices.Index(ids, id); j >= 0 {
-				return q.spec.Queries[j].ID
-			}
-			return id
-		})
+	return callID.ReplaceAllStringFunc(label, func(id string) string {
+		if j := slices.Index(ids, id); j >= 0 {
+			return q.data[j].ID
+		}
+		return id
+	})
+}
+
+// labelSets are the labels of the samples of a call, which are the same ones for many of its
+// queries, by the id and the label. They are not changed once they are there.
+type labelSets map[[2]string]map[string]string
+
+func (l labelSets) of(id, label string) map[string]string {
+	set, ok := l[[2]string{id, label}]
+	if !ok {
+		label = strings.Clone(label) // It may be a part of the whole answer, which is not to live as long.
+		set = map[string]string{"id": id, "label": label}
+		l[[2]string{id, label}] = set
 	}
-	return samples
+	return set
 }

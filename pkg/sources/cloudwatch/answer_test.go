@@ -2,7 +2,9 @@ package cloudwatch
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -581,7 +583,7 @@ func total(samples []sources.Sample) float64 {
 // expression's window, which may reach back further than the input's own.
 func TestInputLateBeyondItsOwnWindow(t *testing.T) {
 	q := mustQuery(t, hidden(of("a", "x", "Average", 60)), hidden(of("b", "y", "Sum", 60)), math("e", "FILL(a,0)+b"))
-	own := q.extents[2].window(answeredAt, DefaultConfig().Settle)
+	own := q.data[2].extent.window(answeredAt, DefaultConfig().Settle)
 	newest := own.end.Add(-time.Minute)
 	got := answerOf(q, []types.MetricDataResult{
 		at(own.start.Add(time.Minute), result("a", "a", 1000, 1000)),
@@ -650,8 +652,34 @@ func TestPeriodOfUnreadableSearch(t *testing.T) {
 		`SEARCH('{x} MetricName="a\"b"', 'Sum', 3600)`: time.Hour,
 		`SEARCH('{x} MetricName="a\"77"', 'Sum', 60)`:  time.Minute,
 	} {
-		if got := mustQuery(t, math("s", text)).extents[0].period; got != want {
+		if got := mustQuery(t, math("s", text)).data[0].extent.period; got != want {
 			t.Errorf("%s: a period of %v, want %v", text, got, want)
 		}
+	}
+}
+
+// TestLabelsAreShared: the samples of a call have one map for equal labels, and none of
+// those that are not.
+func TestLabelsAreShared(t *testing.T) {
+	c := packAt(answeredAt,
+		mustQuery(t, depth("a", "one")), mustQuery(t, depth("a", "two")), mustQuery(t, depth("b", "one")), mustQuery(t, math("a", "1+1")))[0]
+	ids := c.ids()
+	a := &answer{series: make(map[string][]*series)}
+	a.add(&cloudwatch.GetMetricDataOutput{MetricDataResults: []types.MetricDataResult{
+		result(ids[0][0], "x", 1), result(ids[1][0], "x", 2), result(ids[2][0], "x", 3), result(ids[3][0], ids[3][0], 4),
+	}})
+	results := c.results(a, ids)
+	labels := make([]map[string]string, len(results))
+	for i, r := range results {
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+		labels[i] = r.Samples[0].Labels
+	}
+	if got, want := fmt.Sprint(labels), "[map[id:a label:x] map[id:a label:x] map[id:b label:x] map[id:a label:a]]"; got != want {
+		t.Errorf("the labels are %s, want %s", got, want)
+	}
+	if reflect.ValueOf(labels[0]).Pointer() != reflect.ValueOf(labels[1]).Pointer() {
+		t.Error("equal labels are not one map")
 	}
 }

@@ -96,18 +96,18 @@ func (w window) holds(t time.Time) bool { return !t.Before(w.start) && t.Before(
 func (q *Query) window(now time.Time, settle time.Duration) window {
 	var w window
 	var longest time.Duration
-	for i, s := range q.extents {
-		if !q.asked[i] {
+	for _, d := range q.data {
+		if !d.asked {
 			continue
 		}
-		own := s.window(now, settle)
+		own := d.extent.window(now, settle)
 		if longest == 0 || own.start.Before(w.start) {
 			w.start = own.start
 		}
 		if own.end.After(w.end) {
 			w.end = own.end
 		}
-		longest = max(longest, s.period)
+		longest = max(longest, d.extent.period)
 	}
 	w.start = floor(w.start, longest)
 	return w
@@ -138,25 +138,24 @@ const (
 	idBytes = len(idPrefix) + 3
 )
 
-// measure is the load of the query in a shared call or in one of its own,
-// whichever is more.
-func (q *Query) measure() load {
-	l := load{queries: len(q.spec.Queries)}
-	for i, d := range q.spec.Queries {
+// load is that of the query in a shared call or in one of its own, whichever is more.
+func (q *Query) load() load {
+	l := load{queries: len(q.data)}
+	for _, d := range q.data {
 		l.bytes += queryBytes + stringSize(d.ID) + idBytes + stringSize(d.Label)
 		m := d.MetricStat
 		if m == nil {
 			// Its id may be written a second time, as the label.
-			l.bytes += stringSize(d.ID) + stringBytes + max(len(d.Expression), q.expressions[i].size(q.metrics()))
-			if q.expressions[i].insights {
+			l.bytes += stringSize(d.ID) + stringBytes + max(len(d.Expression), d.formula.size(q.metrics()))
+			if d.formula.insights {
 				l.insights++
 			}
-			if q.returned(i) {
-				l.datapoints += q.maxSeries(i) * q.maxPoints(i)
+			if d.returned() {
+				l.datapoints += d.maxSeries() * q.maxPoints(d)
 			}
 			continue
 		}
-		l.datapoints += q.maxPoints(i)
+		l.datapoints += q.maxPoints(d)
 		// The metric's name may be written a second time, as the label.
 		l.bytes += stringSize(m.Metric.Namespace) + 2*stringSize(m.Metric.MetricName) + stringSize(m.Stat) + stringSize(m.Unit)
 		for _, d := range m.Metric.Dimensions {
@@ -166,22 +165,22 @@ func (q *Query) measure() load {
 	return l
 }
 
-// maxPoints is how many datapoints a series of the query with that index has at most.
-func (q *Query) maxPoints(i int) int {
+// maxPoints is how many datapoints a series of one of the queries has at most.
+func (q *Query) maxPoints(of datum) int {
 	var longest time.Duration
-	for _, s := range q.extents {
-		longest = max(longest, s.lookback()+s.period)
+	for _, d := range q.data {
+		longest = max(longest, d.extent.lookback()+d.extent.period)
 	}
-	return int(longest / q.extents[i].period)
+	return int(longest / of.extent.period)
 }
 
-// maxSeries is how many series the expression with that index has at most, without
-// those that searches find.
-func (q *Query) maxSeries(i int) int {
-	if q.plain[i] {
+// maxSeries is how many series the expression has at most, without those that searches
+// find.
+func (d datum) maxSeries() int {
+	if d.plain {
 		return 1
 	}
-	return max(1, len(q.inputs[i]))
+	return max(1, len(d.formula.inputs))
 }
 
 func stringSize(s string) int { return stringBytes + len(s) }
@@ -204,7 +203,8 @@ func pack(queries []*Query, now time.Time, settle time.Duration) []*call {
 	for _, q := range queries {
 		w := q.window(now, settle)
 		if !q.alone {
-			fitting := slices.IndexFunc(open[w], func(c *call) bool { return c.load.plus(q.load).fits() })
+			load := q.load()
+			fitting := slices.IndexFunc(open[w], func(c *call) bool { return c.load.plus(load).fits() })
 			if fitting >= 0 {
 				open[w][fitting].add(q)
 				continue
@@ -222,7 +222,7 @@ func pack(queries []*Query, now time.Time, settle time.Duration) []*call {
 
 func (c *call) add(q *Query) {
 	c.queries = append(c.queries, q)
-	c.load = c.load.plus(q.load)
+	c.load = c.load.plus(q.load())
 }
 
 // part is a call for some of the queries of c, of the same window.
@@ -267,8 +267,8 @@ func (c *call) ids() [][]string {
 	ids := make([][]string, len(c.queries))
 	n := 0
 	for i, q := range c.queries {
-		ids[i] = make([]string, len(q.spec.Queries))
-		for j, d := range q.spec.Queries {
+		ids[i] = make([]string, len(q.data))
+		for j, d := range q.data {
 			if ids[i][j] = d.ID; len(c.queries) > 1 {
 				ids[i][j] = idPrefix + strconv.Itoa(n)
 			}
@@ -287,11 +287,11 @@ func (c *call) input(ids [][]string) *cloudwatch.GetMetricDataInput {
 		MetricDataQueries: make([]types.MetricDataQuery, 0, c.load.queries),
 	}
 	for i, q := range c.queries {
-		for j := range q.spec.Queries {
-			out := q.input(j)
+		for j, d := range q.data {
+			out := d.input()
 			out.Id = aws.String(ids[i][j])
 			if out.Expression != nil && len(c.queries) > 1 {
-				out.Expression = aws.String(q.expressions[j].write(ids[i], q.metricIDs(ids[i])))
+				out.Expression = aws.String(d.formula.write(ids[i], q.metricIDs(ids[i])))
 			}
 			in.MetricDataQueries = append(in.MetricDataQueries, out)
 		}
@@ -299,14 +299,13 @@ func (c *call) input(ids [][]string) *cloudwatch.GetMetricDataInput {
 	return in
 }
 
-// input is the query with that index as AWS takes it.
-func (q *Query) input(i int) types.MetricDataQuery {
-	d := q.spec.Queries[i]
-	out := types.MetricDataQuery{Id: aws.String(d.ID), ReturnData: aws.Bool(q.asked[i])}
+// input is the query as AWS takes it.
+func (d datum) input() types.MetricDataQuery {
+	out := types.MetricDataQuery{Id: aws.String(d.ID), ReturnData: aws.Bool(d.asked)}
 	switch {
 	case d.Label != "":
 		out.Label = aws.String(d.Label)
-	case d.MetricStat == nil && q.plain[i]:
+	case d.MetricStat == nil && d.plain:
 		// It is what CloudWatch would say, if the id were this one in shared calls.
 		// Several series would have it in front of labels of their own.
 		out.Label = aws.String(d.ID)
@@ -341,7 +340,7 @@ func (q *Query) input(i int) types.MetricDataQuery {
 // metricIDs are the ids, out of all of the query's, that METRICS() stands for.
 func (q *Query) metricIDs(ids []string) []string {
 	var metrics []string
-	for i, d := range q.spec.Queries {
+	for i, d := range q.data {
 		if d.MetricStat != nil {
 			metrics = append(metrics, ids[i])
 		}

@@ -2,7 +2,6 @@ package cloudwatch
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+	"unique"
 
 	"github.com/tidegauge/tidegauge/pkg/sources"
 )
@@ -70,26 +70,39 @@ type Dimension struct {
 	Value string `json:"value"`
 }
 
-// Query is a Spec that can be asked. It implements sources.Query.
+// Query is a Spec that can be asked. It implements sources.Query. There are thousands of
+// them, so that it holds what it is made of once, and shares what repeats.
 type Query struct {
-	spec Spec
+	region, role string
+	// data are the queries of the Spec.
+	data []datum
 	key  string
-	// expressions are the parsed ones of spec.Queries, by the same index.
-	expressions []expression
-	// extents are the times that may be read of each of spec.Queries.
-	extents []extent
 	// alone says that the query must have a call to itself.
 	alone bool
-	// inputs are, for each returned expression, the metrics that it is made of,
-	// directly or through other expressions.
-	inputs [][]int
-	// plain says which of the queries have one series for certain.
-	plain []bool
-	// asked says of which queries CloudWatch is to return the data: the returned
-	// ones and their inputs, which show how far the data has arrived.
-	asked []bool
-	// load is what the query takes of a call's limits.
-	load load
+}
+
+// datum is one of the queries of a Spec, in its one form, with what is known of it.
+type datum struct {
+	MetricDataQuery
+
+	// formula is nil for a metric.
+	formula *formula
+	// extent is the time that may be read of it.
+	extent extent
+	// plain says that it has one series for certain.
+	plain bool
+	// asked says that CloudWatch is to return the data: of what is returned and of its
+	// inputs, which show how far the data has arrived.
+	asked bool
+}
+
+// formula is what is known of an expression.
+type formula struct {
+	expression
+
+	// inputs are the metrics that a returned expression is made of, directly or through
+	// other expressions.
+	inputs []int
 }
 
 // Key is equal for queries that ask the same. The order of dimensions does not
@@ -99,7 +112,7 @@ func (q *Query) Key() string { return q.key }
 // Backend names the region and the role. The quotas of GetMetricData are those of an
 // account in a region
 // (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/cloudwatch_limits.html).
-func (q *Query) Backend() string { return q.spec.Region + " " + q.spec.RoleARN }
+func (q *Query) Backend() string { return q.region + " " + q.role }
 
 // NewQuery makes the query that asks the spec. Its error names every field that
 // is not as GetMetricData requires, as far as that can be told without asking.
@@ -108,20 +121,21 @@ func NewQuery(spec Spec) (*Query, error) {
 	if err := validate(spec); err != nil {
 		return nil, err
 	}
-	q := &Query{spec: spec, expressions: make([]expression, len(spec.Queries))}
-	key, err := json.Marshal(spec)
+	text, err := json.Marshal(spec)
 	if err != nil {
 		return nil, fmt.Errorf("encode the query's key: %w", err)
 	}
-	sum := sha256.Sum256(key)
-	q.key = hex.EncodeToString(sum[:])
+	sum := sha256.Sum256(text)
+	q := &Query{region: spec.Region, role: spec.RoleARN, key: string(sum[:]), data: make([]datum, len(spec.Queries))}
+	for i, d := range spec.Queries {
+		q.data[i].MetricDataQuery = d
+	}
 
 	q.parse()
-	q.load = q.measure()
-	switch {
-	case q.load.insights > 1:
+	switch load := q.load(); {
+	case load.insights > 1:
 		return nil, errors.New("queries: only one Metrics Insights query (SELECT …) can be asked in a call")
-	case q.load.bytes > maxBytes:
+	case load.bytes > maxBytes:
 		return nil, fmt.Errorf("queries: too large for a call of %d bytes", maxBytes)
 	}
 	return q, nil
@@ -129,52 +143,51 @@ func NewQuery(spec Spec) (*Query, error) {
 
 // parse reads the expressions, and what the window and the packing need to know.
 func (q *Query) parse() {
-	ids := make(map[string]int, len(q.spec.Queries))
-	for i, d := range q.spec.Queries {
+	ids := make(map[string]int, len(q.data))
+	for i, d := range q.data {
 		ids[d.ID] = i
 	}
 	metrics := q.metrics()
-	for i, d := range q.spec.Queries {
+	for i, d := range q.data {
+		q.alone = q.alone || d.labelledByOthers()
 		if d.MetricStat != nil {
-			q.alone = q.alone || d.labelledByOthers()
 			continue
 		}
 		e := parseExpression(d.Expression, ids)
-		q.alone = q.alone || d.labelledByOthers() || e.alone || e.allMetrics && metrics == 0 || e.size(metrics) > maxExpression
-		q.expressions[i] = e
+		q.alone = q.alone || e.alone || e.allMetrics && metrics == 0 || e.size(metrics) > maxExpression
+		q.data[i].formula = &formula{expression: e}
 	}
 	q.relate()
 }
 
 // relate finds out which queries each expression is made of.
 func (q *Query) relate() {
-	n := len(q.spec.Queries)
-	q.inputs, q.plain, q.asked, q.extents = make([][]int, n), make([]bool, n), make([]bool, n), make([]extent, n)
-	for i, d := range q.spec.Queries {
-		reached := make([]bool, n)
+	for i := range q.data {
+		d := &q.data[i]
+		reached := make([]bool, len(q.data))
 		q.reach(i, reached)
-		q.plain[i] = true
-		q.extents[i] = q.extentOf(reached)
+		d.plain = true
+		d.extent = q.extentOf(reached)
 		var inputs []int
 		for j, is := range reached {
-			switch e := q.expressions[j]; {
+			switch e := q.data[j].formula; {
 			case !is:
-			case q.spec.Queries[j].MetricStat != nil:
+			case e == nil:
 				inputs = append(inputs, j)
 			default:
-				q.plain[i] = q.plain[i] && !e.calls && !e.lists && !e.alone
+				d.plain = d.plain && !e.calls && !e.lists && !e.alone
 			}
 		}
-		if !q.returned(i) {
+		if !d.returned() {
 			continue
 		}
-		q.asked[i] = true
-		if d.MetricStat != nil {
+		d.asked = true
+		if d.formula == nil {
 			continue
 		}
-		q.inputs[i] = inputs
+		d.formula.inputs = inputs
 		for _, j := range inputs {
-			q.asked[j] = true
+			q.data[j].asked = true
 		}
 	}
 }
@@ -186,15 +199,18 @@ func (q *Query) reach(i int, reached []bool) {
 		return
 	}
 	reached[i] = true
-	e := q.expressions[i]
+	e := q.data[i].formula
+	if e == nil {
+		return
+	}
 	for _, p := range e.parts {
 		if p.kind == partReference {
 			q.reach(p.query, reached)
 		}
 	}
 	if e.alone || e.allMetrics {
-		for j, d := range q.spec.Queries {
-			reached[j] = reached[j] || d.MetricStat != nil
+		for j, d := range q.data {
+			reached[j] = reached[j] || d.formula == nil
 		}
 	}
 }
@@ -204,10 +220,10 @@ func (q *Query) extentOf(reached []bool) extent {
 	var period int32
 	var s extent
 	for j, is := range reached {
-		d, e := q.spec.Queries[j], q.expressions[j]
-		switch {
+		d := q.data[j]
+		switch e := d.formula; {
 		case !is:
-		case d.MetricStat != nil:
+		case e == nil:
 			period = max(period, d.MetricStat.Period)
 			s.settles = s.settles || accumulates(d.MetricStat.Stat)
 		default:
@@ -245,7 +261,7 @@ func accumulates(stat string) bool {
 // metrics is how many metrics the query requests, which is what AWS bills.
 func (q *Query) metrics() int {
 	n := 0
-	for _, d := range q.spec.Queries {
+	for _, d := range q.data {
 		if d.MetricStat != nil {
 			n++
 		}
@@ -253,15 +269,28 @@ func (q *Query) metrics() int {
 	return n
 }
 
-// returned says that the query with that index has samples.
-func (q *Query) returned(i int) bool {
-	r := q.spec.Queries[i].ReturnData
-	return r == nil || *r
+// Returned are the labels of the samples that the query gives, for each of the Spec's queries
+// that are returned: without those that CloudWatch makes up.
+func (q *Query) Returned() []map[string]string {
+	var all []map[string]string
+	for _, d := range q.data {
+		if !d.returned() {
+			continue
+		}
+		labels := map[string]string{"id": d.ID}
+		if d.Label != "" {
+			labels["label"] = d.Label
+		}
+		all = append(all, labels)
+	}
+	return all
 }
 
-// describe names what the query with that index asks, for errors.
-func (q *Query) describe(i int) string {
-	d := q.spec.Queries[i]
+// returned says that the query has samples.
+func (d MetricDataQuery) returned() bool { return d.ReturnData == nil || *d.ReturnData }
+
+// describe names what the query asks, for errors.
+func (d datum) describe() string {
 	if d.MetricStat == nil {
 		return fmt.Sprintf("%s (%s)", d.ID, sources.Shorten(d.Expression, 200))
 	}
@@ -271,23 +300,23 @@ func (q *Query) describe(i int) string {
 		dimensions[i] = d.Name + "=" + d.Value
 	}
 	return fmt.Sprintf("%s (%s of %s %s {%s} every %v)",
-		d.ID, d.MetricStat.Stat, m.Namespace, m.MetricName, strings.Join(dimensions, ", "), q.extents[i].period)
+		d.ID, d.MetricStat.Stat, m.Namespace, m.MetricName, strings.Join(dimensions, ", "), d.extent.period)
 }
 
 // String names what the query asks, for the log.
 func (q *Query) String() string {
 	var returned []string
-	for i := range q.spec.Queries {
-		if q.returned(i) {
-			returned = append(returned, q.describe(i))
+	for _, d := range q.data {
+		if d.returned() {
+			returned = append(returned, d.describe())
 		}
 	}
 	text := strings.Join(returned, ", ")
-	if q.spec.Region != "" {
-		text += " in " + q.spec.Region
+	if q.region != "" {
+		text += " in " + q.region
 	}
-	if q.spec.RoleARN != "" {
-		text += " as " + q.spec.RoleARN
+	if q.role != "" {
+		text += " as " + q.role
 	}
 	return text
 }
@@ -295,20 +324,37 @@ func (q *Query) String() string {
 // canonical is a copy of the spec in which what means the same is the same.
 func canonical(spec Spec) Spec {
 	spec.Queries = slices.Clone(spec.Queries)
+	spec.Region, spec.RoleARN = intern(spec.Region), intern(spec.RoleARN)
 	for i := range spec.Queries {
 		d := &spec.Queries[i]
-		d.ReturnData = new(d.ReturnData == nil || *d.ReturnData)
+		d.ID = intern(d.ID)
+		if d.returned() {
+			d.ReturnData = &isReturned
+		} else {
+			d.ReturnData = &isHidden
+		}
 		if d.MetricStat == nil {
 			continue
 		}
 		stat := *d.MetricStat
+		stat.Stat, stat.Unit = intern(stat.Stat), intern(stat.Unit)
+		stat.Metric.Namespace, stat.Metric.MetricName = intern(stat.Metric.Namespace), intern(stat.Metric.MetricName)
 		stat.Metric.Dimensions = slices.SortedFunc(slices.Values(stat.Metric.Dimensions), func(a, b Dimension) int {
 			return strings.Compare(a.Name, b.Name)
 		})
+		for i := range stat.Metric.Dimensions {
+			stat.Metric.Dimensions[i].Name = intern(stat.Metric.Dimensions[i].Name)
+		}
 		d.MetricStat = &stat
 	}
 	return spec
 }
+
+// intern gives a text that queries have in common the same memory in all of them.
+func intern(text string) string { return unique.Make(text).Value() }
+
+// isReturned and isHidden are what ReturnData points to in a canonical spec.
+var isReturned, isHidden = true, false
 
 var (
 	validID     = regexp.MustCompile(`^[a-z][a-zA-Z0-9_]{0,254}$`)

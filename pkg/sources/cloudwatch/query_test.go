@@ -162,7 +162,7 @@ func TestNewQueryKeepsItsOwnCopy(t *testing.T) {
 	q := mustSpec(t, spec)
 	spec.Queries[0].MetricStat.Metric.Dimensions[0].Value = "other"
 	spec.Queries[0].MetricStat.Stat = "Sum"
-	if got := q.describe(0); !strings.Contains(got, "Average") || !strings.Contains(got, "orders") {
+	if got := q.data[0].describe(); !strings.Contains(got, "Average") || !strings.Contains(got, "orders") {
 		t.Errorf("a change of the spec reached the query: %s", got)
 	}
 }
@@ -242,26 +242,32 @@ func TestRelations(t *testing.T) {
 		math("sum", "m0+m1"), hidden(math("twice", "sum*2")), math("nested", "twice+m1"), math("filled", "FILL(m0, 0)"),
 		math("list", "[m0]"), math("circle", "m0+circle"), math("all", "METRICS()"), math("constant", "5"), math("other", "x+1"),
 	)
-	if got, want := fmt.Sprint(q.inputs[3:]), "[[0 1] [] [0 1] [0] [0] [0] [0 1 2] [] [0 1 2]]"; got != want {
+	var inputs [][]int
+	for _, d := range q.data[3:] {
+		inputs = append(inputs, d.formula.inputs)
+	}
+	if got, want := fmt.Sprint(inputs), "[[0 1] [] [0 1] [0] [0] [0] [0 1 2] [] [0 1 2]]"; got != want {
 		t.Errorf("the inputs are %s, want %s", got, want)
 	}
-	if got, want := idsWith(q, q.plain), "m0 m1 m2 sum twice nested circle constant"; got != want {
+	if got, want := idsWith(q, func(d datum) bool { return d.plain }), "m0 m1 m2 sum twice nested circle constant"; got != want {
 		t.Errorf("plain are %s, want %s", got, want)
 	}
-	if got, want := idsWith(q, q.asked), "m0 m1 m2 sum nested filled list circle all constant other"; got != want {
+	if got, want := idsWith(q, isAsked), "m0 m1 m2 sum nested filled list circle all constant other"; got != want {
 		t.Errorf("asked are %s, want %s", got, want)
 	}
 	unread := mustQuery(t, hidden(of("m0", "a", "Average", 60)), of("m1", "b", "Average", 60), math("e", "m1*2"))
-	if got, want := idsWith(unread, unread.asked), "m1 e"; got != want {
+	if got, want := idsWith(unread, isAsked), "m1 e"; got != want {
 		t.Errorf("of an object with a metric that nobody needs are asked %s, want %s", got, want)
 	}
 }
 
+func isAsked(d datum) bool { return d.asked }
+
 // idsWith are the ids of the queries that something is true of.
-func idsWith(q *Query, is []bool) string {
+func idsWith(q *Query, is func(datum) bool) string {
 	var ids []string
-	for i, d := range q.spec.Queries {
-		if is[i] {
+	for _, d := range q.data {
+		if is(d) {
 			ids = append(ids, d.ID)
 		}
 	}

@@ -3,6 +3,7 @@
 package cloudwatch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -274,10 +275,7 @@ func (b *batch) byClient() map[clientKey][]*Query {
 
 // client is whom to ask the query, where that is the default region.
 func (q *Query) client(region string) clientKey {
-	if q.spec.Region != "" {
-		region = q.spec.Region
-	}
-	return clientKey{region, q.spec.RoleARN}
+	return clientKey{cmp.Or(q.region, region), q.role}
 }
 
 func (b *batch) settle(a answered) {

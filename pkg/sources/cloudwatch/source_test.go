@@ -730,10 +730,8 @@ func ownWindows(t *testing.T, n int, role string) []sources.Query {
 	t.Helper()
 	var queries []sources.Query
 	for i := range n {
-		q := mustQuery(t, of("m1", "a", "Average", int32(i+1)*60))
-		spec := q.spec
-		spec.RoleARN = role
-		queries = append(queries, mustSpec(t, spec))
+		data := []MetricDataQuery{of("m1", "a", "Average", int32(i+1)*60)}
+		queries = append(queries, mustSpec(t, Spec{RoleARN: role, Queries: data}))
 	}
 	return queries
 }
