@@ -162,12 +162,12 @@ func (f *feed) settleCircuit(b *backend, now time.Time) {
 	}
 	var due []*entry
 	for _, e := range f.queue {
-		if e.backend == b && !e.idle && (e.waits || errors.Is(e.state.Load().err, sources.ErrAway)) {
+		if e.backend == b && !e.idle && (e.waits || errors.Is(e.state.Load().err(), sources.ErrAway)) {
 			due = append(due, e)
 		}
 	}
 	for _, e := range due {
-		if errors.Is(e.state.Load().err, sources.ErrAway) {
+		if errors.Is(e.state.Load().err(), sources.ErrAway) {
 			e.succeed()
 		}
 		f.enqueue(e, now)
@@ -178,7 +178,7 @@ func (f *feed) settleCircuit(b *backend, now time.Time) {
 // been asked.
 func (f *feed) shelve(r *round, e *entry, now time.Time) {
 	c, was := &e.backend.circuit, e.state.Load()
-	if was.pending != nil || was.err == nil {
+	if was.pending != nil || was.err() == nil {
 		is, _ := e.after(sources.Result{Err: c.err}, now, now)
 		f.replace(e, is)
 		f.room.none = false
@@ -253,7 +253,7 @@ func (f *feed) probeOf(b *backend, now time.Time) []*entry {
 		if pinnedFirst {
 			order = cmp.Or(order, class)
 		}
-		return cmp.Or(order, cmp.Compare(b.circuit.lately(x), b.circuit.lately(y)), class, x.due.Compare(y.due))
+		return cmp.Or(order, cmp.Compare(b.circuit.lately(x), b.circuit.lately(y)), class, cmp.Compare(x.due, y.due))
 	})
 	n := 0
 	for n < min(len(found), probeSize) && found[n].reserve() == found[0].reserve() && found[n].class() == found[0].class() {
@@ -294,5 +294,5 @@ func (e *entry) class() int {
 // isWell says that the query was answered when it was asked last.
 func (e *entry) isWell() bool {
 	s := e.state.Load()
-	return s.pending == nil && s.err == nil
+	return s.pending == nil && s.err() == nil
 }

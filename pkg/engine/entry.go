@@ -17,53 +17,56 @@ var (
 	errNoResult     = errors.New("the source gave neither samples nor an error")
 )
 
-// entry is one query. Readers use the atomic fields without a lock; the others
-// belong to the feed's mutex.
+// entry is one query. Readers use the query, the hash and the atomic fields without a lock;
+// the others belong to the feed's mutex. There are thousands, so its times are instants. What
+// readers use is together, apart from what often changes.
 type entry struct {
 	query sources.Query
-	key   string
-	// stripe is where reads of the query are counted.
-	stripe uint32
-
 	state atomic.Pointer[state]
-	// lastRead is when the entry was last read, as nanoseconds of the feed's epoch.
+	// lastRead is when the entry was last read, as an instant.
 	lastRead atomic.Int64
 	// asked are the shortest terms that readers came with since the last review;
 	// nil if there were no readers.
 	asked atomic.Pointer[terms]
+	// hash is that of the key. It never changes.
+	hash uint32
 
+	// failures in a row, throttling not counted: that is no fault of the query.
+	failures int32
 	// backend is whom the query asks. It is another one after Engine.Forget.
 	backend *backend
 	// pinned are the terms of the pins; nil if there is none.
 	pinned *terms
 	// terms are those that count. They are reviewed once per Options.DemandFor.
 	terms    terms
-	reviewed time.Time
-	// failures in a row, throttling not counted: that is no fault of the query.
-	failures int
-	// rejected says that the last failure was the query's own fault. It outlives the
-	// demand.
-	rejected bool
-	// spread is not 0 if the entry was not asked when it was due last: it says with which
-	// others of those it is asked next.
-	spread int
-	// waits says that the entry is due and not asked, because its backend is away or asked
-	// for fewer calls, or may have no more Fetches.
-	waits bool
+	reviewed instant
+	// due is when to ask, wake when to look: at due, or before it when the answer
+	// grows too old.
+	due, wake instant
 	// probed is the last of the feed's probes that the entry was part of; 0 if there was
 	// none.
 	probed uint64
+	// place in the feed's queue; -1 while the entry is being asked, or waits because
+	// its backend may have no more Fetches.
+	place int32
+	// spread is not 0 if the entry was not asked when it was due last: it says with which
+	// others of those it is asked next.
+	spread int8
+	// rejected says that the last failure was the query's own fault. It outlives the
+	// demand.
+	rejected bool
+	// waits says that the entry is due and not asked, because its backend is away or asked
+	// for fewer calls, or may have no more Fetches.
+	waits bool
 	// idle entries are not in demand. They are not asked, and forgotten when due.
 	idle bool
 	// told says that OnChange has heard of the answer's being too old.
 	told bool
-	// due is when to ask, wake when to look: at due, or before it when the answer
-	// grows too old.
-	due, wake time.Time
-	// place in the feed's queue; -1 while the entry is being asked, or waits because
-	// its backend may have no more Fetches.
-	place int
 }
+
+// instant is a time as nanoseconds since the feed's epoch. It counts by the monotonic clock,
+// so that a step of the wall clock ends no demand.
+type instant int64
 
 // terms are the part of a request that may differ between readers of one query.
 type terms struct {
@@ -88,11 +91,15 @@ func (e *entry) shorten(t terms) {
 	if a := e.asked.Load(); a != nil {
 		t = t.and(*a)
 	}
-	e.asked.Store(&t)
+	if e.pinned != nil && *e.pinned == t {
+		e.asked.Store(e.pinned) // They are never changed.
+		return
+	}
+	e.asked.Store(new(t))
 }
 
 // review lets go of terms that nobody asked for since the last review.
-func (e *entry) review(now time.Time) {
+func (e *entry) review(now instant) {
 	e.reviewed = now
 	asked := e.asked.Swap(nil)
 	switch {
@@ -143,15 +150,15 @@ func (e *entry) succeed() { e.failures, e.rejected, e.spread = 0, false, 0 }
 // backend is away has failed for as long as that.
 func (e *entry) after(r sources.Result, asked, now time.Time) (*state, error) {
 	was := e.state.Load()
-	if errors.Is(r.Err, sources.ErrNotAsked) && was.pending == nil && (was.err != nil || was.serves(now, e.terms.maxAge)) {
+	if errors.Is(r.Err, sources.ErrNotAsked) && was.pending == nil && (was.err() != nil || was.serves(now, e.terms.maxAge)) {
 		return was, r.Err
 	}
 	is := was.after(r, asked, now)
-	away := e.backend.awaySince
-	if errors.Is(is.err, sources.ErrAway) && away.After(is.answer.Fetched) && away.Before(is.since) {
-		is.since = away
+	err, away := is.err(), e.backend.awaySince
+	if errors.Is(err, sources.ErrAway) && away.After(is.answer.Fetched) && away.Before(is.trouble.since) {
+		is.trouble.since = away
 	}
-	return is, is.err
+	return is, err
 }
 
 // name is what people know the query by, if it says so itself; else its key.
@@ -159,7 +166,7 @@ func (e *entry) name() string {
 	if s, ok := e.query.(fmt.Stringer); ok {
 		return s.String()
 	}
-	return e.key
+	return e.query.Key()
 }
 
 // tooOld is when to tell that the answer is too old to serve; zero if there is
@@ -190,15 +197,32 @@ type state struct {
 	answer Answer
 	// took is how long the Fetch took that gave it.
 	took time.Duration
+	// trouble is nil if the latest fetch gave samples.
+	trouble *trouble
+	// pending is not nil if the query was not fetched since it came into demand. It is
+	// closed when it was.
+	pending chan struct{}
+}
+
+// trouble is why there are no samples, or none that are new.
+type trouble struct {
 	// noData are the backend's words if the answer has no samples.
 	noData error
 	// err is why the latest fetch failed, since when fetches do; zero if it did not.
 	err   error
 	since time.Time
-	// pending is not nil if the query was not fetched since it came into demand. It is
-	// closed when it was.
-	pending chan struct{}
 }
+
+// wrong is the trouble, which is zero if there is none.
+func (s *state) wrong() trouble {
+	if s.trouble == nil {
+		return trouble{}
+	}
+	return *s.trouble
+}
+
+// err is why the latest fetch failed; nil if it did not.
+func (s *state) err() error { return s.wrong().err }
 
 // after is the state that follows s when the backend, asked at one time, has given r
 // by now.
@@ -207,20 +231,21 @@ func (s *state) after(r sources.Result, asked, now time.Time) *state {
 	case r.Err == nil && len(r.Samples) > 0:
 		return &state{answer: Answer{Samples: r.Samples, Fetched: asked}, took: now.Sub(asked)}
 	case errors.Is(r.Err, sources.ErrNoData):
-		return &state{answer: Answer{Fetched: asked}, took: now.Sub(asked), noData: r.Err}
+		return &state{answer: Answer{Fetched: asked}, took: now.Sub(asked), trouble: &trouble{noData: r.Err}}
 	}
-	next := &state{answer: s.answer, took: s.took, noData: s.noData, err: r.Err, since: s.since}
+	was := s.wrong()
+	is := &trouble{noData: was.noData, err: r.Err, since: was.since}
 	if r.Err == nil {
-		next.err = errNoResult
+		is.err = errNoResult
 	}
-	if s.err == nil {
-		next.since = now
+	if was.err == nil {
+		is.since = now
 	}
-	return next
+	return &state{answer: s.answer, took: s.took, trouble: is}
 }
 
 // known says whether the backend was ever heard of.
-func (s *state) known() bool { return !s.answer.Fetched.IsZero() || s.err != nil }
+func (s *state) known() bool { return !s.answer.Fetched.IsZero() || s.err() != nil }
 
 // serves says whether the answer is young enough.
 func (s *state) serves(now time.Time, maxAge time.Duration) bool {
@@ -232,11 +257,12 @@ func (s *state) read(source string, maxAge time.Duration, now time.Time) (Answer
 	if !s.serves(now, maxAge) {
 		return Answer{}, s.unavailable(source, maxAge)
 	}
-	return s.answer, s.noData
+	return s.answer, s.wrong().noData
 }
 
 func (s *state) unavailable(source string, maxAge time.Duration) error {
-	e := &UnavailableError{Source: source, Since: s.since, LastAnswer: s.answer.Fetched, Err: s.err}
+	wrong := s.wrong()
+	e := &UnavailableError{Source: source, Since: wrong.since, LastAnswer: s.answer.Fetched, Err: wrong.err}
 	if e.Err != nil {
 		return e
 	}
@@ -250,7 +276,7 @@ func (s *state) unavailable(source string, maxAge time.Duration) error {
 // differs says whether what s says is other than what o says.
 func (s *state) differs(o *state) bool {
 	return s.answer.Fetched.IsZero() != o.answer.Fetched.IsZero() ||
-		text(s.err) != text(o.err) || text(s.noData) != text(o.noData) ||
+		text(s.err()) != text(o.err()) || text(s.wrong().noData) != text(o.wrong().noData) ||
 		!slices.EqualFunc(s.answer.Samples, o.answer.Samples, sameSample)
 }
 

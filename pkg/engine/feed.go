@@ -40,13 +40,11 @@ type feed struct {
 	// timeout is Options.FetchTimeout or what it was changed to, in nanoseconds.
 	timeout atomic.Int64
 
-	// entries holds an *entry for each query by its key. Readers load from it without
-	// a lock; it is written under mu.
-	entries sync.Map
+	// entries are read without a lock, and written under mu.
+	entries entries
 
 	mu    sync.Mutex
 	queue queue
-	pins  map[string]*entry
 	// backends are those that have entries, by name.
 	backends map[string]*backend
 	inFlight int
@@ -54,8 +52,6 @@ type feed struct {
 	// circuits has the backends that are probed, and probes counts those there were.
 	circuits map[*backend]bool
 	probes   uint64
-	// made counts the entries that there were.
-	made uint32
 }
 
 // pin is a query that is in demand because an HPA names it.
@@ -73,7 +69,6 @@ func newFeed(name string, phase time.Duration, opts Options, m *metrics) *feed {
 		schedule: schedule{phase: phase, backoff: opts.Backoff},
 		epoch:    time.Now(),
 		kick:     make(chan struct{}, 1),
-		pins:     map[string]*entry{},
 		backends: map[string]*backend{},
 		circuits: map[*backend]bool{},
 	}
@@ -99,15 +94,11 @@ func (f *feed) read(ctx context.Context, req Request) (Answer, error) {
 	return answer, err
 }
 
-func (f *feed) lookup(key string) *entry {
-	v, _ := f.entries.Load(key)
-	e, _ := v.(*entry)
-	return e
-}
+func (f *feed) lookup(key string) *entry { return f.entries.get(key) }
 
 // mark keeps e in demand.
 func (f *feed) mark(e *entry, req Request, now time.Time) {
-	if at := f.sinceEpoch(now); at-e.lastRead.Load() >= int64(markEvery) {
+	if at := int64(f.instant(now)); at-e.lastRead.Load() >= int64(markEvery) {
 		e.lastRead.Store(at)
 	}
 	if asked := e.asked.Load(); asked == nil || !termsOf(req).within(*asked) {
@@ -115,8 +106,12 @@ func (f *feed) mark(e *entry, req Request, now time.Time) {
 	}
 }
 
-// sinceEpoch counts by the monotonic clock, so that a step of the wall clock ends no demand.
-func (f *feed) sinceEpoch(now time.Time) int64 { return int64(now.Sub(f.epoch)) }
+func (f *feed) instant(t time.Time) instant { return instant(t.Sub(f.epoch)) }
+
+// time is i as a time, by the wall clock of now.
+func (f *feed) time(i instant, now time.Time) time.Time {
+	return now.Add(time.Duration(i - f.instant(now)))
+}
 
 // await reads a query that has to be fetched first.
 func (f *feed) await(ctx context.Context, req Request) (Answer, error) {
@@ -166,7 +161,7 @@ func (f *feed) join(req Request, now time.Time) (*entry, error) {
 		}
 	}
 	e, t := f.entry(req.Query), termsOf(req)
-	e.lastRead.Store(f.sinceEpoch(now))
+	e.lastRead.Store(int64(f.instant(now)))
 	e.shorten(t)
 	switch {
 	case e.idle:
@@ -182,20 +177,25 @@ func (f *feed) join(req Request, now time.Time) (*entry, error) {
 func (f *feed) pin(pins map[string]pin) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for key, e := range f.pins {
-		if _, ok := pins[key]; !ok {
+	for e := range f.entries.all() {
+		if e.pinned == nil {
+			continue
+		}
+		if _, ok := pins[e.query.Key()]; !ok {
 			f.setPinned(e, nil)
-			delete(f.pins, key)
 		}
 	}
 	now := time.Now()
+	all := map[terms]*terms{} // Most pins have the same.
 	for key, p := range pins {
-		if e := f.pins[key]; e != nil && *e.pinned == p.terms {
+		if e := f.lookup(key); e != nil && e.pinned != nil && *e.pinned == p.terms {
 			continue
 		}
+		if all[p.terms] == nil {
+			all[p.terms] = new(p.terms)
+		}
 		e := f.entry(p.query)
-		f.setPinned(e, new(p.terms))
-		f.pins[key] = e
+		f.setPinned(e, all[p.terms])
 		if e.idle {
 			f.revive(e, p.terms, now)
 		} else {
@@ -239,8 +239,7 @@ func (f *feed) startOver(backends []string) {
 		}
 	}
 	now := time.Now()
-	for _, v := range f.entries.Range {
-		e, _ := v.(*entry)
+	for e := range f.entries.all() {
 		if e.backend.forgotten {
 			f.renew(e, now)
 		}
@@ -285,9 +284,9 @@ func (f *feed) peek(req Request) (State, bool) {
 		return State{}, false
 	}
 	_, err := s.read(f.name, req.MaxAge, now)
-	st := State{Answer: s.answer, ReadErr: err, Err: s.err, Since: s.since, InDemand: f.inDemand(e, now)}
+	st := State{Answer: s.answer, ReadErr: err, Err: s.err(), Since: s.wrong().since, InDemand: f.inDemand(e, now)}
 	if st.InDemand {
-		st.Due = e.due
+		st.Due = f.time(e.due, now)
 	}
 	return st, true
 }
@@ -298,20 +297,19 @@ func (f *feed) entry(q sources.Query) *entry {
 	if e := f.lookup(key); e != nil {
 		return e
 	}
-	f.made++
-	e := &entry{query: q, key: key, stripe: f.made, backend: f.backend(q.Backend()), idle: true, place: -1}
+	e := &entry{query: q, backend: f.backend(q.Backend()), idle: true, place: -1}
 	e.backend.entries++
 	e.state.Store(cold())
 	f.hold(e, 1)
 	e.lastRead.Store(int64(-f.opts.DemandFor) - 1) // never
-	f.entries.Store(key, e)
+	f.entries.put(e)
 	return e
 }
 
 // forget drops an entry that is not in the queue, and its backend with the last one.
 func (f *feed) forget(e *entry) {
 	f.hold(e, -1)
-	f.entries.Delete(e.key)
+	f.entries.remove(e.query.Key())
 	b := e.backend
 	b.entries--
 	if b.entries == 0 && !b.forgotten {
@@ -329,7 +327,7 @@ func (f *feed) remove(e *entry) {
 // dequeue takes an entry out of the queue, if it is there.
 func (f *feed) dequeue(e *entry) {
 	if e.place >= 0 {
-		heap.Remove(&f.queue, e.place)
+		heap.Remove(&f.queue, int(e.place))
 	}
 }
 
@@ -344,7 +342,7 @@ func (f *feed) backend(name string) *backend {
 
 // revive puts an idle entry into the queue for the next batch.
 func (f *feed) revive(e *entry, t terms, now time.Time) {
-	e.idle, e.terms, e.reviewed = false, t, now
+	e.idle, e.terms, e.reviewed = false, t, f.instant(now)
 	f.enqueue(e, now.Add(gather))
 }
 
@@ -367,7 +365,7 @@ func (f *feed) span(t terms) time.Duration {
 }
 
 func (f *feed) inDemand(e *entry, now time.Time) bool {
-	return !e.idle && (e.pinned != nil || f.sinceEpoch(now)-e.lastRead.Load() <= int64(f.span(e.terms)))
+	return !e.idle && (e.pinned != nil || int64(f.instant(now))-e.lastRead.Load() <= int64(f.span(e.terms)))
 }
 
 // hasten makes terms that have become shorter count at once, except for a query
@@ -377,22 +375,24 @@ func (f *feed) hasten(e *entry, now time.Time) {
 		return
 	}
 	due := e.due
-	if next := e.backend.schedule.refresh(now, e.terms.interval); e.failures == 0 && next.Before(due) {
-		due = next
+	if next := f.instant(e.backend.schedule.refresh(now, e.terms.interval)); e.failures == 0 {
+		due = min(due, next)
 	}
-	f.enqueue(e, due)
+	f.queueAt(e, due)
 }
 
 // enqueue sets when e is due, whether or not it is queued.
-func (f *feed) enqueue(e *entry, due time.Time) {
+func (f *feed) enqueue(e *entry, due time.Time) { f.queueAt(e, f.instant(due)) }
+
+func (f *feed) queueAt(e *entry, due instant) {
 	e.due, e.wake = due, due
-	if at := e.tooOld(); !at.IsZero() && at.Before(due) {
-		e.wake = at
+	if at := e.tooOld(); !at.IsZero() {
+		e.wake = min(due, f.instant(at))
 	}
 	if e.place < 0 {
 		heap.Push(&f.queue, e)
 	} else {
-		heap.Fix(&f.queue, e.place)
+		heap.Fix(&f.queue, int(e.place))
 	}
 	if e.place == 0 {
 		f.lookAgain()

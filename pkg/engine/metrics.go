@@ -109,7 +109,7 @@ func (m *feedMetrics) read(e *entry, s *state, err error, now time.Time) {
 	switch {
 	case err != nil:
 		m.unanswered(err).Inc()
-	case s.err != nil:
+	case s.err() != nil:
 		m.lastGood.Inc()
 		m.served.of(e).observe(now.Sub(s.answer.Fetched))
 	default:
@@ -224,8 +224,7 @@ func (f *feed) survey(now time.Time) survey {
 	for _, b := range f.backends {
 		sum.backends[b.state(now)]++
 	}
-	for _, v := range f.entries.Range {
-		e, _ := v.(*entry)
+	for e := range f.entries.all() {
 		if !f.inDemand(e, now) {
 			continue
 		}

@@ -26,7 +26,7 @@ func (f *feed) run(ctx context.Context) {
 		now := time.Now()
 		r := f.take(now)
 		for _, e := range slices.Concat(r.tooOld, r.shelved) {
-			f.opts.OnChange(f.name, e.key)
+			f.opts.OnChange(f.name, e.query.Key())
 		}
 		for l, batch := range r.batches {
 			fetches.Go(func() { f.fetch(ctx, l, batch) })
@@ -66,7 +66,7 @@ type lane struct {
 	pinned   bool
 	// spread is that of the entries: those that were not asked, because of slow ones, are
 	// apart from each other, so that each Fetch has few that are slow.
-	spread int
+	spread int8
 	// probe says that the batch is to find out whether the backend is back.
 	probe bool
 }
@@ -77,11 +77,14 @@ func (f *feed) take(now time.Time) round {
 	defer f.mu.Unlock()
 	r := round{batches: map[lane][]*entry{}}
 	r.next = f.probe(&r, now)
-	if len(f.queue) > 0 && !f.queue[0].wake.After(now) {
+	if len(f.queue) > 0 && f.queue[0].wake <= f.instant(now) {
 		f.collect(&r, now)
 	}
-	if len(f.queue) > 0 && (r.next.IsZero() || f.queue[0].wake.Before(r.next)) {
-		r.next = f.queue[0].wake
+	if len(f.queue) == 0 {
+		return r
+	}
+	if wake := f.time(f.queue[0].wake, now); r.next.IsZero() || wake.Before(r.next) {
+		r.next = wake
 	}
 	return r
 }
@@ -89,14 +92,15 @@ func (f *feed) take(now time.Time) round {
 // collect takes what wakes within gather.
 func (f *feed) collect(r *round, now time.Time) {
 	horizon := now.Add(gather)
-	for len(f.queue) > 0 && !f.queue[0].wake.After(horizon) {
+	last := f.instant(horizon)
+	for len(f.queue) > 0 && f.queue[0].wake <= last {
 		e := f.queue[0]
 		heap.Pop(&f.queue)
 		switch {
-		case e.due.After(horizon):
+		case e.due > last:
 			e.told = true
 			r.tooOld = append(r.tooOld, e)
-			f.enqueue(e, e.due)
+			f.queueAt(e, e.due)
 		case e.idle:
 			f.forget(e)
 		case e.state.Load().pending == nil && !f.inDemand(e, now):
@@ -147,7 +151,7 @@ func (f *feed) release(l lane) {
 // requeue lets those that wait for a Fetch of b try again.
 func (f *feed) requeue(b *backend) {
 	for _, e := range b.waiting {
-		f.enqueue(e, e.due)
+		f.queueAt(e, e.due)
 	}
 	b.waiting = nil
 	f.room.none = false
@@ -261,12 +265,12 @@ func (f *feed) settle(l lane, batch []*entry, results []sources.Result, asked, n
 			said.changes = append(said.changes, change{e, was, is})
 		}
 		e.told = e.told && !serves
-		if now.Sub(e.reviewed) >= f.opts.DemandFor {
-			e.review(now)
+		if at := f.instant(now); time.Duration(at-e.reviewed) >= f.opts.DemandFor {
+			e.review(at)
 		}
 		f.enqueue(e, f.nextDue(e, err, jitter, now))
 		if errors.Is(err, sources.ErrNotAsked) {
-			e.spread = 1 + notAsked%maxSpread
+			e.spread = int8(1 + notAsked%maxSpread)
 			notAsked++
 		}
 	}
@@ -293,7 +297,7 @@ func (f *feed) nextDue(e *entry, err error, j jitter, now time.Time) time.Time {
 		return e.backend.circuit.wakes(now)
 	default:
 		e.fail(err)
-		return e.backend.schedule.retry(now, e.terms, e.failures, err, j)
+		return e.backend.schedule.retry(now, e.terms, int(e.failures), err, j)
 	}
 }
 
@@ -303,11 +307,11 @@ func (f *feed) report(ctx context.Context, n news) {
 	var failed, other, recovered []change
 	for _, c := range n.changes {
 		switch {
-		case c.was.err == nil && c.is.err != nil:
+		case c.was.err() == nil && c.is.err() != nil:
 			failed = append(failed, c)
-		case c.was.err != nil && c.is.err == nil:
+		case c.was.err() != nil && c.is.err() == nil:
 			recovered = append(recovered, c)
-		case text(c.was.err) != text(c.is.err):
+		case text(c.was.err()) != text(c.is.err()):
 			other = append(other, c)
 		}
 	}
@@ -321,17 +325,17 @@ func (f *feed) report(ctx context.Context, n news) {
 	// Queries that fail with the same words share a line, so that a backend that is
 	// down is not as many lines as it has queries.
 	for _, g := range byError(failed) {
-		log.Error(g[0].is.err, "Queries began to fail", "count", len(g), "queries", someNames(g))
+		log.Error(g[0].is.err(), "Queries began to fail", "count", len(g), "queries", someNames(g))
 	}
 	for _, g := range byError(other) {
-		log.Error(g[0].is.err, "Queries fail for another reason", "count", len(g), "queries", someNames(g))
+		log.Error(g[0].is.err(), "Queries fail for another reason", "count", len(g), "queries", someNames(g))
 	}
 	if len(recovered) > 0 {
 		log.Info("Queries answer again", "count", len(recovered), "queries", someNames(recovered),
-			"failedFor", time.Since(recovered[0].was.since))
+			"failedFor", time.Since(recovered[0].was.wrong().since))
 	}
 	for _, c := range n.changes {
-		f.opts.OnChange(f.name, c.entry.key)
+		f.opts.OnChange(f.name, c.entry.query.Key())
 	}
 }
 
@@ -340,7 +344,7 @@ func byError(changes []change) [][]change {
 	var groups [][]change
 	place := map[string]int{}
 	for _, c := range changes {
-		words := text(c.is.err)
+		words := text(c.is.err())
 		i, ok := place[words]
 		if !ok {
 			i = len(groups)

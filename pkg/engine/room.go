@@ -49,7 +49,7 @@ func (f *feed) hold(e *entry, n int) {
 	if e.pinned == nil {
 		f.room.entries += n
 		f.room.samples += n * len(e.state.Load().answer.Samples)
-		f.room.bytes += n * len(e.key)
+		f.room.bytes += n * len(e.query.Key())
 	}
 }
 

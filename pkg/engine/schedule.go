@@ -68,19 +68,19 @@ var _ heap.Interface = (*queue)(nil)
 func (q *queue) Len() int { return len(*q) }
 
 // Less is for the heap only.
-func (q *queue) Less(i, j int) bool { return (*q)[i].wake.Before((*q)[j].wake) }
+func (q *queue) Less(i, j int) bool { return (*q)[i].wake < (*q)[j].wake }
 
 // Swap is for the heap only.
 func (q *queue) Swap(i, j int) {
 	s := *q
 	s[i], s[j] = s[j], s[i]
-	s[i].place, s[j].place = i, j
+	s[i].place, s[j].place = int32(i), int32(j) //nolint:gosec // There are not so many.
 }
 
 // Push is for the heap only.
 func (q *queue) Push(x any) {
 	e, _ := x.(*entry)
-	e.place = len(*q)
+	e.place = int32(len(*q)) //nolint:gosec // There are not so many.
 	*q = append(*q, e)
 }
 

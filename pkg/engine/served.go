@@ -33,7 +33,7 @@ type stripe struct {
 	_     [32]byte
 }
 
-func (s *served) of(e *entry) *stripe { return &s[e.stripe%stripes] }
+func (s *served) of(e *entry) *stripe { return &s[e.hash%stripes] }
 
 // observe counts a value of that age.
 func (s *stripe) observe(age time.Duration) {
