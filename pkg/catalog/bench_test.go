@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"encoding/json"
 	"fmt"
 	"runtime"
 	"strconv"
@@ -9,8 +10,10 @@ import (
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	k8sruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/client-go/dynamic/fake"
 	kubefake "k8s.io/client-go/kubernetes/fake"
 
@@ -75,10 +78,56 @@ func (c *cluster) define(i int) {
 			Namespace: namespaceOf(i), Name: fmt.Sprintf("jobs-depth-%d", i), UID: types.UID(fmt.Sprintf("0b4c3a60-%032d", i)),
 			Generation: c.generation, ResourceVersion: "1", CreationTimestamp: metav1.Now(),
 		},
-		Spec: spec,
+		Spec:   spec,
+		Status: served(i, c.generation),
 	}
-	shows(c.b, c.objects, &record{ExternalMetric: object})
+	shows(c.b, c.objects, c.recorded(object))
 	c.changes.objects.add(nameOf(object))
+}
+
+// recorded is what the adapter keeps of an object that it reads from the API server, which
+// shares no text with any other one.
+func (c *cluster) recorded(object *metricsaws.ExternalMetric) any {
+	raw, err := json.Marshal(object)
+	if err != nil {
+		c.b.Fatal(err)
+	}
+	read := &unstructured.Unstructured{}
+	if err := utiljson.Unmarshal(raw, &read.Object); err != nil {
+		c.b.Fatal(err)
+	}
+	r, err := c.toRecord(read)
+	if err != nil {
+		c.b.Fatal(err)
+	}
+	return r
+}
+
+// read is the HPA as it is read from the API server, as recorded has it.
+func (c *cluster) read(hpa *autoscalingv2.HorizontalPodAutoscaler) *autoscalingv2.HorizontalPodAutoscaler {
+	raw, err := hpa.Marshal()
+	if err != nil {
+		c.b.Fatal(err)
+	}
+	read := &autoscalingv2.HorizontalPodAutoscaler{}
+	if err := read.Unmarshal(raw); err != nil {
+		c.b.Fatal(err)
+	}
+	return read
+}
+
+// served is the status of a metric that has a value.
+func served(i int, generation int64) metricsaws.ExternalMetricStatus {
+	at := metav1.NewTime(time.Now().Truncate(time.Second))
+	s := metricsaws.ExternalMetricStatus{ObservedGeneration: generation, Value: strconv.Itoa(i), ValueTime: &at, HPAs: []string{fmt.Sprintf("worker-%d", i)}}
+	for _, c := range []metav1.Condition{
+		{Type: metricsaws.ConditionReady, Reason: reasonAvailable, Message: "the metric has a value"},
+		{Type: metricsaws.ConditionFresh, Reason: reasonAnswered, Message: "the backend answered when it was last asked"},
+	} {
+		c.Status, c.ObservedGeneration, c.LastTransitionTime = metav1.ConditionTrue, generation, at
+		s.Conditions = append(s.Conditions, c)
+	}
+	return s
 }
 
 // scale makes or changes an HPA by a metric.
@@ -86,7 +135,7 @@ func (c *cluster) scale(i int, m autoscalingv2.MetricSpec) {
 	hpa := hpaOf(namespaceOf(i), fmt.Sprintf("worker-%d", i), m)
 	hpa.UID, hpa.Status.CurrentReplicas = types.UID(fmt.Sprintf("1b4c3a60-%032d", i)), 3
 	hpa.CreationTimestamp = metav1.Now()
-	shows(c.b, c.hpas, hpa)
+	shows(c.b, c.hpas, c.read(hpa))
 	c.changes.hpas.add(nameOf(hpa))
 }
 

@@ -24,11 +24,11 @@ type Metric struct {
 	// Zeros are the labels of the zeros that stand for no data, where somebody asked
 	// for that; without any, no data is an error.
 	Zeros []map[string]string
-	// UID and Generation are those of the object that defines the metric.
-	UID        types.UID
-	Generation int64
 	// Err is not nil when the definition cannot be asked, and says why.
 	Err error
+
+	// of is what defines the metric.
+	of *definition
 }
 
 // snapshot is the set of ExternalMetrics and of their users at one time. It is never
@@ -42,8 +42,8 @@ type snapshot struct {
 	// targets are the smallest targets of the HPAs that name a custom metric, see
 	// scaler.targets.
 	targets table[types.NamespacedName, float64]
-	// askedBy are the metrics that ask a query, by its source and key.
-	askedBy table[query, []types.NamespacedName]
+	// askedBy are the metrics that ask a query, by its key.
+	askedBy table[string, []*Metric]
 
 	definitions definitionCounts
 	// deferred counts the metrics that HPAs name beyond the ceiling.
@@ -52,8 +52,6 @@ type snapshot struct {
 
 // definitionCounts count ExternalMetrics.
 type definitionCounts struct{ served, invalid, refused int }
-
-type query struct{ source, key string }
 
 // view is all that there is at one time. It is never changed.
 type view struct {
@@ -106,10 +104,15 @@ func (c *Catalog) Users(metric types.NamespacedName) []string {
 	return c.load().objects.users.get(metric)
 }
 
-// AskedBy are the metrics that ask the query of that key. The slice must not be
-// written to.
+// AskedBy are the metrics that ask the query of that key.
 func (c *Catalog) AskedBy(source, key string) []types.NamespacedName {
-	return c.load().objects.askedBy.get(query{source, key})
+	var names []types.NamespacedName
+	for _, m := range c.load().objects.askedBy.get(key) {
+		if m.Request.Source == source {
+			names = append(names, m.Name)
+		}
+	}
+	return names
 }
 
 // Ready is nil once the catalog can say which metrics exist. Without rules that takes
@@ -196,7 +199,9 @@ func (c *Catalog) change(part func(*view)) {
 	next := *before
 	part(&next)
 	if next.objects.named != before.objects.named || !slices.Equal(next.rules.externalNames, before.rules.externalNames) {
-		next.names = sync.OnceValue(next.listNames)
+		of := next
+		of.names = nil // It would hold the view before, and that the one before it.
+		next.names = sync.OnceValue(of.listNames)
 	}
 	c.current.Store(&next)
 }

@@ -38,23 +38,23 @@ var (
 // demand is what one HPA asks of rules.
 type demand struct {
 	*Watcher
+	ofRules
 
+	draft *draft
 	rules *ruleSnapshot
-
-	demands  []plan.Demand
-	requests []engine.Request
 }
 
 // resolve gives what an HPA asks of rules; of one beyond the ceiling without what counts
-// against that. There is nothing before the resources of the Kubernetes API are known,
-// without which a query would ask for more than the HPA's namespace, or for nothing.
-func (w *Watcher) resolve(ctx context.Context, hpa *scaler, deferred bool) ([]plan.Demand, []engine.Request) { //nolint:revive // It is what is known of the HPA.
+// against that. It is nil if that is nothing: also before the resources of the Kubernetes API
+// are known, without which a query would ask for more than the HPA's namespace, or for
+// nothing.
+func (w *Watcher) resolve(ctx context.Context, draft *draft, hpa *use, deferred bool) *ofRules { //nolint:revive // It is what is known of the HPA.
 	if w.planner == nil || !w.mapper.Known() {
-		return nil, nil
+		return nil
 	}
-	d := &demand{Watcher: w, rules: w.catalog.load().rules}
+	d := &demand{Watcher: w, draft: draft, rules: w.catalog.load().rules}
 	for i, m := range hpa.metrics {
-		if deferred && w.amountOf(hpa.Namespace, m).count > 0 {
+		if deferred && draft.amountOf(hpa.Namespace, m).count > 0 {
 			continue
 		}
 		if err := d.add(hpa, m); err != nil {
@@ -62,12 +62,15 @@ func (w *Watcher) resolve(ctx context.Context, hpa *scaler, deferred bool) ([]pl
 		}
 	}
 	d.addUsage(hpa)
-	return d.demands, d.requests
+	if len(d.demands)+len(d.requests) == 0 {
+		return nil
+	}
+	return new(d.ofRules)
 }
 
 // amountOf is what a metric of an HPA counts against the ceiling. Metrics that others of
 // the namespace read by the same query, and those that ExternalMetrics define, count nothing.
-func (w *Watcher) amountOf(namespace string, m autoscalingv2.MetricSpec) amount {
+func (d *draft) amountOf(namespace string, m autoscalingv2.MetricSpec) amount {
 	var selector *metav1.LabelSelector
 	name := ""
 	switch {
@@ -75,7 +78,7 @@ func (w *Watcher) amountOf(namespace string, m autoscalingv2.MetricSpec) amount 
 		selector = m.Pods.Metric.Selector
 	case m.Object != nil:
 		selector, name = m.Object.Metric.Selector, m.Object.DescribedObject.Name
-	case m.External != nil && w.ledger.definitions[types.NamespacedName{Namespace: namespace, Name: m.External.Metric.Name}] == nil:
+	case m.External != nil && d.external.get(types.NamespacedName{Namespace: namespace, Name: m.External.Metric.Name}) == nil:
 		selector = m.External.Metric.Selector
 	}
 	bytes := len(name)
@@ -105,7 +108,7 @@ func (w *Watcher) plan(demands []plan.Demand) []engine.Request {
 // add takes in what one metric of an HPA asks of a rule, if it does. It follows the
 // calls that the HPA controller makes
 // (k8s.io/kubernetes/pkg/controller/podautoscaler/metrics, restMetricsClient).
-func (d *demand) add(hpa *scaler, m autoscalingv2.MetricSpec) error {
+func (d *demand) add(hpa *use, m autoscalingv2.MetricSpec) error {
 	switch {
 	case m.Pods != nil:
 		return d.addCustom(m.Pods.Metric, podResource, hpa.Namespace, plan.Demand{Replicas: int(hpa.replicas)})
@@ -119,7 +122,7 @@ func (d *demand) add(hpa *scaler, m autoscalingv2.MetricSpec) error {
 
 // addObject asks within the HPA's own namespace, whatever the kind, but for the
 // namespace itself.
-func (d *demand) addObject(hpa *scaler, m *autoscalingv2.ObjectMetricSource) error {
+func (d *demand) addObject(hpa *use, m *autoscalingv2.ObjectMetricSource) error {
 	resource, namespaced, err := d.resourceOf(m.DescribedObject)
 	switch {
 	case err != nil:
@@ -164,7 +167,7 @@ func (d *demand) addCustom(id autoscalingv2.MetricIdentifier, resource schema.Gr
 }
 
 func (d *demand) addExternal(namespace string, id autoscalingv2.MetricIdentifier) error {
-	if d.ledger.definitions[types.NamespacedName{Namespace: namespace, Name: id.Name}] != nil {
+	if d.draft.external.get(types.NamespacedName{Namespace: namespace, Name: id.Name}) != nil {
 		return nil // It wins.
 	}
 	m := d.rules.external[id.Name]
@@ -185,7 +188,7 @@ func (d *demand) addExternal(namespace string, id autoscalingv2.MetricIdentifier
 
 // addUsage takes in that an HPA asks for the usage of its pods. It reads CPU and memory
 // in one, whichever it asks for.
-func (d *demand) addUsage(hpa *scaler) {
+func (d *demand) addUsage(hpa *use) {
 	r := d.rules.resource
 	asks := func(m autoscalingv2.MetricSpec) bool { return m.Resource != nil || m.ContainerResource != nil }
 	if r == nil || !slices.ContainsFunc(hpa.metrics, asks) {

@@ -140,9 +140,9 @@ func TestDemandOfHPAs(t *testing.T) {
 				hpa.Status.CurrentReplicas = 3
 				p, state := &fakePlanner{}, &fakeState{}
 				watcher := w.watcher(p, state)
-				shows(t, watcher.objects, &record{ExternalMetric: &metricsaws.ExternalMetric{
+				shows(t, watcher.objects, newRecord(&metricsaws.ExternalMetric{
 					ObjectMeta: metav1.ObjectMeta{Namespace: goodName.Namespace, Name: goodName.Name},
-				}, err: errNotSynced})
+				}, errNotSynced, nil))
 				shows(t, watcher.hpas, hpa)
 				watcher.rebuild(t.Context())
 				w.want(strings.Join(p.demands, ", "), tc.demands)

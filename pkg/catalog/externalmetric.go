@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	metricsaws "github.com/tidegauge/tidegauge/pkg/apis/metricsaws/v1alpha1"
 	"github.com/tidegauge/tidegauge/pkg/engine"
 	"github.com/tidegauge/tidegauge/pkg/sources/cloudwatch"
@@ -30,59 +28,33 @@ type Defaults struct {
 	NoDataIsZero bool
 }
 
-// fromExternalMetric is the metric that the object defines. An object that cannot
-// be asked, such as one stored before the schema knew a rule, gives a metric
-// whose Err says why.
-func fromExternalMetric(object *metricsaws.ExternalMetric, defaults Defaults) *Metric {
-	m := newMetric(object)
-	q, err := cloudwatch.NewQuery(cloudwatch.Spec{
-		Region:  object.Spec.Region,
-		RoleARN: object.Spec.RoleARN,
-		Queries: queriesOf(object.Spec.Queries),
-	})
-	if err != nil {
-		m.Err = fmt.Errorf("spec.%w", err)
+// newMetric is the metric of a definition. A definition that cannot be asked, such as one
+// stored before the schema knew a rule, gives a metric whose Err says why.
+func newMetric(d *definition, defaults Defaults) *Metric {
+	m := &Metric{Name: nameOf(d), of: d, Err: d.err}
+	if m.Err != nil {
 		return m
 	}
-	zero, err := noDataIsZero(object, defaults)
+	zero, err := noDataIsZero(d, defaults)
 	if err != nil {
 		m.Err = err
 		return m
 	}
 	if zero {
-		m.Zeros = zerosOf(object.Spec.Queries)
+		m.Zeros = d.query.Returned()
 	}
-	m.Request = engine.Request{Source: defaults.Source, Query: q}
-	m.Request.Interval, m.Request.MaxAge = timesOf(object.Spec, defaults)
+	m.Request = engine.Request{Source: defaults.Source, Query: d.query}
+	m.Request.Interval, m.Request.MaxAge = timesOf(d, defaults)
 	return m
 }
 
-// newMetric is the metric of the object before anything is known of it.
-func newMetric(object metav1.Object) *Metric {
-	return &Metric{Name: nameOf(object), UID: object.GetUID(), Generation: object.GetGeneration()}
-}
+// refusedMetric is the metric of a definition beyond the ceiling.
+func refusedMetric(d *definition) *Metric { return &Metric{Name: nameOf(d), of: d, Err: errTooMany} }
 
-// zerosOf are the labels by which an HPA's selector can tell apart the series that
-// the queries return.
-func zerosOf(queries []metricsaws.MetricDataQuery) []map[string]string {
-	var zeros []map[string]string
-	for _, q := range queries {
-		if q.ReturnData != nil && !*q.ReturnData {
-			continue
-		}
-		labels := map[string]string{"id": q.ID}
-		if q.Label != "" {
-			labels["label"] = q.Label
-		}
-		zeros = append(zeros, labels)
-	}
-	return zeros
-}
-
-func noDataIsZero(object *metricsaws.ExternalMetric, defaults Defaults) (bool, error) {
-	policy, where := object.Spec.NoData, "spec.noData"
+func noDataIsZero(d *definition, defaults Defaults) (bool, error) {
+	policy, where := d.noData, "spec.noData"
 	if policy == "" {
-		policy, where = metricsaws.NoDataPolicy(object.Annotations[metricsaws.AnnotationNoData]), "annotation "+metricsaws.AnnotationNoData
+		policy, where = d.annotation, "annotation "+metricsaws.AnnotationNoData
 	}
 	switch policy {
 	case "":
@@ -98,15 +70,15 @@ func noDataIsZero(object *metricsaws.ExternalMetric, defaults Defaults) (bool, e
 // timesOf are the interval and the maximum age, of which the one that the object
 // does not set leaves room for the other: an answer must live until the next one
 // is there, even if an asking fails in between.
-func timesOf(spec metricsaws.ExternalMetricSpec, defaults Defaults) (interval, maxAge time.Duration) {
-	interval, maxAge = shortestPeriod(spec.Queries), defaults.MaxAge
+func timesOf(d *definition, defaults Defaults) (interval, maxAge time.Duration) {
+	interval, maxAge = d.period, defaults.MaxAge
 	switch {
-	case spec.Interval != nil && spec.MaxAge != nil:
-		return spec.Interval.Duration, spec.MaxAge.Duration
-	case spec.Interval != nil:
-		return spec.Interval.Duration, max(maxAge, agesPerInterval*spec.Interval.Duration)
-	case spec.MaxAge != nil:
-		maxAge = spec.MaxAge.Duration
+	case d.interval != nil && d.maxAge != nil:
+		return d.interval.Duration, d.maxAge.Duration
+	case d.interval != nil:
+		return d.interval.Duration, max(maxAge, agesPerInterval*d.interval.Duration)
+	case d.maxAge != nil:
+		maxAge = d.maxAge.Duration
 	}
 	return min(interval, maxAge/agesPerInterval), maxAge
 }

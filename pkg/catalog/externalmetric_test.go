@@ -48,7 +48,7 @@ func TestTimes(t *testing.T) {
 	} {
 		spec := queueDepth(tc.period)
 		spec.Interval, spec.MaxAge = tc.interval, tc.maxAge
-		m := fromExternalMetric(&metricsaws.ExternalMetric{Spec: spec}, defaults)
+		m := newMetric(newRecord(&metricsaws.ExternalMetric{Spec: spec}, nil, nil).definition, defaults)
 		if m.Err != nil {
 			t.Fatal(m.Err)
 		}
@@ -76,7 +76,7 @@ func TestNoDataPolicy(t *testing.T) {
 		object := &metricsaws.ExternalMetric{Spec: queueDepth(60)}
 		object.Spec.NoData = tc.field
 		object.Annotations = map[string]string{metricsaws.AnnotationNoData: tc.annotation}
-		zero, err := noDataIsZero(object, Defaults{NoDataIsZero: tc.flag})
+		zero, err := noDataIsZero(newRecord(object, nil, nil).definition, Defaults{NoDataIsZero: tc.flag})
 		if got := fmt.Sprint(zero, " ", err); got != tc.want {
 			t.Errorf("field %q, annotation %q, flag %v: got %s, want %s", tc.field, tc.annotation, tc.flag, got, tc.want)
 		}
@@ -86,6 +86,7 @@ func TestNoDataPolicy(t *testing.T) {
 // TestStrangeObjects are objects that an older, permissive schema let in: each
 // says what is wrong with it instead of keeping the others from being read.
 func TestStrangeObjects(t *testing.T) {
+	w := newBench(t).watcher
 	for name, spec := range map[string]any{
 		"no spec":             nil,
 		"text as a period":    map[string]any{"queries": []any{map[string]any{"id": "a", "metricStat": map[string]any{"period": "60"}}}},
@@ -94,14 +95,14 @@ func TestStrangeObjects(t *testing.T) {
 		"nothing returned":    map[string]any{"queries": []any{map[string]any{"id": "a", "expression": "1", "returnData": false}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o, err := toRecord(&unstructured.Unstructured{Object: map[string]any{
+			o, err := w.toRecord(&unstructured.Unstructured{Object: map[string]any{
 				"metadata": map[string]any{"namespace": "shop", "name": "odd", "generation": int64(2)},
 				"spec":     spec,
 			}})
 			if err != nil {
 				t.Fatal(err)
 			}
-			m := newDefinition(o.(*record), defaults).metric
+			m := newMetric(o.(*record).definition, defaults)
 			if m.Err == nil || m.Name.String() != "shop/odd" {
 				t.Errorf("got %+v", m)
 			}

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"cmp"
+	"reflect"
 	"slices"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -12,38 +13,74 @@ import (
 
 // scaler is what the adapter keeps of an HPA.
 type scaler struct {
-	metav1.ObjectMeta
+	*asks
 
-	metrics  []autoscalingv2.MetricSpec
-	fromZero bool
+	version  string
 	replicas int32
 	// served has a bit for each of the first metrics of which the HPA controller has got a
 	// value at its last sync, be it of this adapter or of another one.
 	served uint64
 }
 
+var _ metav1.ObjectMetaAccessor = (*scaler)(nil)
+
+// GetObjectMeta is for the informer.
+func (s *scaler) GetObjectMeta() metav1.Object { return s.meta(s.version) }
+
+// asks are what an HPA asks for. They are never changed.
+type asks struct {
+	identity
+
+	metrics  []autoscalingv2.MetricSpec
+	fromZero bool
+}
+
+func (s *asks) equal(o *asks) bool {
+	return s == o || s.UID == o.UID && s.fromZero == o.fromZero && reflect.DeepEqual(s.metrics, o.metrics)
+}
+
 // maxServed is how many metrics of an HPA have a bit in served.
 const maxServed = 64
 
-// toScaler drops what the adapter does not read, to hold more HPAs in less memory.
-func toScaler(o any) (any, error) {
+// toScaler makes of an HPA what the adapter keeps of it. What it asks for is shared with the
+// one before if it is the same, as it is after the HPA controller has written its status.
+func (w *Watcher) toScaler(o any) (any, error) {
 	hpa, ok := o.(*autoscalingv2.HorizontalPodAutoscaler)
 	if !ok {
 		return o, nil
 	}
-	return &scaler{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace:         hpa.Namespace,
-			Name:              hpa.Name,
-			UID:               hpa.UID,
-			ResourceVersion:   hpa.ResourceVersion,
-			CreationTimestamp: hpa.CreationTimestamp,
+	return newScaler(hpa, w.hpa(nameOf(hpa))), nil
+}
+
+func newScaler(hpa *autoscalingv2.HorizontalPodAutoscaler, before *scaler) *scaler {
+	s := &scaler{
+		asks: &asks{
+			identity: identityOf(hpa),
+			metrics:  make([]autoscalingv2.MetricSpec, len(hpa.Spec.Metrics)),
+			fromZero: hpa.Spec.MinReplicas != nil && *hpa.Spec.MinReplicas == 0,
 		},
-		metrics:  hpa.Spec.Metrics,
-		fromZero: hpa.Spec.MinReplicas != nil && *hpa.Spec.MinReplicas == 0,
+		version:  hpa.ResourceVersion,
 		replicas: hpa.Status.CurrentReplicas,
 		served:   servedOf(hpa),
-	}, nil
+	}
+	for i, m := range hpa.Spec.Metrics {
+		s.metrics[i] = compact(m)
+	}
+	if before != nil && before.equal(s.asks) {
+		s.asks = before.asks
+	}
+	return s
+}
+
+// compact is the metric without what the adapter does not read. The target of an external
+// metric is for the HPA controller alone.
+func compact(m autoscalingv2.MetricSpec) autoscalingv2.MetricSpec {
+	m.Type = intern(m.Type)
+	if m.External != nil {
+		metric := m.External.Metric
+		m.External = &autoscalingv2.ExternalMetricSource{Metric: autoscalingv2.MetricIdentifier{Name: intern(metric.Name), Selector: metric.Selector}}
+	}
+	return m
 }
 
 // servedOf says which metrics have a value. The HPA controller leaves those in the status
@@ -81,7 +118,7 @@ func isOf(s autoscalingv2.MetricStatus, m autoscalingv2.MetricSpec) bool {
 }
 
 // externals are the names of the external metrics that the HPA names, sorted, each once.
-func (s *scaler) externals() []string {
+func (s *asks) externals() []string {
 	var names []string
 	for _, m := range s.metrics {
 		if m.External != nil {
@@ -102,7 +139,7 @@ type target struct {
 // of their names. They are those by which the HPA controller divides a value to get a
 // number of replicas: averages, and values while there is no replica that one could be a
 // multiple of.
-func (s *scaler) targets() []target {
+func (s *asks) targets() []target {
 	var targets []target
 	add := func(metric string, quantity *resource.Quantity) {
 		if quantity != nil && quantity.Sign() > 0 {

@@ -5,14 +5,11 @@ import (
 	"iter"
 	"maps"
 	"slices"
-	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
-	metricsaws "github.com/tidegauge/tidegauge/pkg/apis/metricsaws/v1alpha1"
 	"github.com/tidegauge/tidegauge/pkg/engine"
 	"github.com/tidegauge/tidegauge/pkg/plan"
 )
@@ -48,8 +45,7 @@ func (c *changes) note(set nameSet, object any) {
 // ledger is what snapshots are made of: what ExternalMetrics define and what HPAs ask. It
 // is kept, so that a snapshot costs what has changed. It belongs to Watcher.Run.
 type ledger struct {
-	definitions map[types.NamespacedName]*definition
-	defined     tally
+	defined tally
 	// refused are the ExternalMetrics beyond the ceiling.
 	refused map[types.NamespacedName]bool
 	invalid int
@@ -59,43 +55,56 @@ type ledger struct {
 	// deferred are the HPAs beyond the ceiling.
 	deferred map[types.NamespacedName]bool
 
-	// external and custom are the names of the HPAs that name a metric, in no order.
-	external, custom map[types.NamespacedName][]string
-	// pins are the requests of the ExternalMetrics that HPAs name, and planned those of the
-	// plan of what they ask of rules.
-	pins    map[types.NamespacedName]engine.Request
+	// custom are the names of the HPAs that name a custom metric, in no order.
+	custom map[types.NamespacedName][]string
+	// planned are the requests of the plan of what HPAs ask of rules.
 	planned []engine.Request
 }
 
 func newLedger() *ledger {
 	return &ledger{
-		definitions: map[types.NamespacedName]*definition{}, defined: newTally(),
-		uses: map[types.NamespacedName]*use{}, asked: newTally(),
-		external: map[types.NamespacedName][]string{}, custom: map[types.NamespacedName][]string{},
-		pins: map[types.NamespacedName]engine.Request{},
+		defined: newTally(), asked: newTally(),
+		uses: map[types.NamespacedName]*use{}, custom: map[types.NamespacedName][]string{},
 	}
-}
-
-// definition is what was made of one generation of an object.
-type definition struct {
-	uid        types.UID
-	generation int64
-	noData     string
-	created    time.Time
-	amount     amount
-	metric     *Metric
 }
 
 // use is what one HPA asks for.
 type use struct {
-	*scaler
+	*asks
 
-	names   []string
-	targets []target
-	amount  amount
-	// demands and requests are what it asks of rules.
+	replicas int32
+	amount   amount
+	// ofRules is nil if that is nothing.
+	ofRules *ofRules
+}
+
+// ofRules is what an HPA asks of rules.
+type ofRules struct {
 	demands  []plan.Demand
 	requests []engine.Request
+}
+
+// names are the external metrics that the HPA names, and targets its targets: none of no
+// HPA.
+func (u *use) names() []string {
+	if u.asks == nil {
+		return nil
+	}
+	return u.externals()
+}
+
+func (u *use) targets() []target {
+	if u.asks == nil {
+		return nil
+	}
+	return u.asks.targets()
+}
+
+func (u *use) demands() []plan.Demand {
+	if u.ofRules == nil {
+		return nil
+	}
+	return u.ofRules.demands
 }
 
 // draft is a snapshot that is being made.
@@ -105,10 +114,17 @@ type draft struct {
 	external *edit[types.NamespacedName, *Metric]
 	users    *edit[types.NamespacedName, []string]
 	targets  *edit[types.NamespacedName, float64]
-	askedBy  *edit[query, []types.NamespacedName]
-	// defined are the ExternalMetrics that changed, and used and targeted the external and
-	// the custom metrics that HPAs name otherwise than before.
-	defined, used, targeted nameSet
+	askedBy  *edit[string, []*Metric]
+	// defined are the ExternalMetrics that changed, and targeted the custom metrics that HPAs
+	// name otherwise than before.
+	defined, targeted nameSet
+	// used are the names of the HPAs, in no order, of external metrics that HPAs name otherwise
+	// than before.
+	used map[types.NamespacedName][]string
+	// asking are the metrics, in no order, of queries that others ask than before.
+	asking map[string][]*Metric
+	// redefine says that the ExternalMetrics mean something else, though they are the same.
+	redefine bool
 	// replan says that HPAs ask something else of rules.
 	replan bool
 }
@@ -118,12 +134,20 @@ func (s *snapshot) draft() *draft {
 	return &draft{
 		snapshot: &next,
 		external: s.external.edit(), users: s.users.edit(), targets: s.targets.edit(), askedBy: s.askedBy.edit(),
-		defined: nameSet{}, used: nameSet{}, targeted: nameSet{},
+		defined: nameSet{}, targeted: nameSet{}, used: map[types.NamespacedName][]string{},
+		asking: map[string][]*Metric{},
 	}
 }
 
 func (d *draft) done() *snapshot {
 	s := d.snapshot
+	for key, metrics := range d.asking {
+		if len(metrics) > 0 {
+			d.askedBy.set(key, metrics)
+		} else {
+			d.askedBy.remove(key)
+		}
+	}
 	s.external, s.users, s.targets, s.askedBy = d.external.table, d.users.table, d.targets.table, d.askedBy.table
 	return s
 }
@@ -135,13 +159,10 @@ func (d *draft) setMetric(name types.NamespacedName, m *Metric) {
 		d.named++
 	}
 	if before != nil && before.Err == nil {
-		q := query{before.Request.Source, before.Request.Query.Key()}
-		rest := slices.DeleteFunc(slices.Clone(d.askedBy.get(q)), func(n types.NamespacedName) bool { return n == name })
-		if len(rest) > 0 {
-			d.askedBy.set(q, rest)
-		} else {
-			d.askedBy.remove(q)
-		}
+		key, asking := d.askingOf(before)
+		last := len(asking) - 1
+		asking[slices.Index(asking, before)] = asking[last]
+		d.asking[key] = slices.Delete(asking, last, last+1)
 	}
 	if m == nil {
 		d.external.remove(name)
@@ -149,42 +170,48 @@ func (d *draft) setMetric(name types.NamespacedName, m *Metric) {
 	}
 	d.external.set(name, m)
 	if m.Err == nil {
-		q := query{m.Request.Source, m.Request.Query.Key()}
-		d.askedBy.set(q, append(slices.Clone(d.askedBy.get(q)), name))
+		key, asking := d.askingOf(m)
+		d.asking[key] = append(asking, m)
 	}
+}
+
+// askingOf are the metrics that ask m's query, in a slice that is the draft's own.
+func (d *draft) askingOf(m *Metric) (key string, asking []*Metric) {
+	key = m.Request.Query.Key()
+	if asking, own := d.asking[key]; own {
+		return key, asking
+	}
+	return key, slices.Clone(d.askedBy.get(key))
 }
 
 // define takes in the ExternalMetrics of those names.
 func (w *Watcher) define(d *draft, names iter.Seq[types.NamespacedName]) {
 	l := w.ledger
 	for name := range names {
-		object, before := w.record(name), l.definitions[name]
-		if before == nil {
-			before = &definition{}
+		object, before := w.record(name), d.external.get(name)
+		var was, is amount
+		if before != nil {
+			was = before.of.amount()
 		}
 		switch {
 		case object == nil:
-			delete(l.definitions, name)
-			l.defined.change(name.Namespace, before.amount, amount{})
-		case before.describes(object):
+			l.define(d, name, nil)
+		case before != nil && !d.redefine && before.of.describes(object.UID, object.generation, object.annotation):
 			continue
 		default:
-			now := newDefinition(object, w.defaults)
-			l.definitions[name] = now
-			l.defined.change(name.Namespace, before.amount, now.amount)
+			is = object.amount()
+			l.define(d, name, newMetric(object.definition, w.defaults))
 		}
-		d.defined.add(name)
+		l.defined.change(name.Namespace, was, is)
 	}
 	w.refuse(d)
-	for name := range d.defined {
-		var m *Metric
-		if of := l.definitions[name]; of != nil {
-			m = of.metric
-		}
-		before := d.external.get(name)
-		l.invalid += invalid(m) - invalid(before)
-		d.setMetric(name, m)
-	}
+}
+
+// define replaces a metric, which is nil if there is none any more.
+func (l *ledger) define(d *draft, name types.NamespacedName, m *Metric) {
+	l.invalid += invalid(m) - invalid(d.external.get(name))
+	d.defined.add(name)
+	d.setMetric(name, m)
 }
 
 // invalid is 1 for a metric that cannot be asked, but for one that is refused.
@@ -202,58 +229,22 @@ func (w *Watcher) refuse(d *draft) {
 	if l.defined.within(w.ceilings.definitions) && len(l.refused) == 0 {
 		return
 	}
-	claims := make([]claim, 0, len(l.definitions))
-	for name, of := range l.definitions {
-		claims = append(claims, claim{name, of.created, of.amount})
+	claims := make([]claim, 0, d.external.size)
+	for name, m := range d.external.all() {
+		claims = append(claims, claim{name, m.of.createdAt(), m.of.amount()})
 	}
 	before := l.refused
 	l.refused = refused(claims, w.ceilings.definitions)
 	for name := range l.refused {
-		of := l.definitions[name]
-		if of.metric.Err != errTooMany { //nolint:errorlint // It is that very one.
-			of.metric = &Metric{Name: name, UID: of.uid, Generation: of.generation, Err: errTooMany}
-			d.defined.add(name)
+		if m := d.external.get(name); m.Err != errTooMany { //nolint:errorlint // It is that very one.
+			l.define(d, name, refusedMetric(m.of))
 		}
 	}
 	for name := range before {
-		if object := w.record(name); object != nil && !l.refused[name] {
-			l.definitions[name] = newDefinition(object, w.defaults)
-			d.defined.add(name)
+		if m := d.external.get(name); m != nil && !l.refused[name] {
+			l.define(d, name, newMetric(m.of, w.defaults))
 		}
 	}
-}
-
-func (d *definition) describes(object *record) bool {
-	return d.metric != nil && d.uid == object.UID && d.generation == object.Generation && d.noData == object.Annotations[metricsaws.AnnotationNoData]
-}
-
-func newDefinition(object *record, defaults Defaults) *definition {
-	d := &definition{
-		uid: object.UID, generation: object.Generation, noData: object.Annotations[metricsaws.AnnotationNoData],
-		created: object.CreationTimestamp.Time, amount: amount{1, sizeOf(object.Spec.Queries)},
-	}
-	if object.err != nil {
-		d.metric = newMetric(object)
-		d.metric.Err = object.err
-	} else {
-		d.metric = fromExternalMetric(object.ExternalMetric, defaults)
-	}
-	return d
-}
-
-// sizeOf is how long the texts of queries are together.
-func sizeOf(queries []metricsaws.MetricDataQuery) int {
-	n := 0
-	for _, q := range queries {
-		n += len(q.ID) + len(q.Expression) + len(q.Label)
-		if s := q.MetricStat; s != nil {
-			n += len(s.Metric.Namespace) + len(s.Metric.MetricName) + len(s.Stat) + len(s.Unit)
-			for _, dimension := range s.Metric.Dimensions {
-				n += len(dimension.Name) + len(dimension.Value)
-			}
-		}
-	}
-	return n
 }
 
 // use takes in the HPAs of those names.
@@ -264,15 +255,16 @@ func (w *Watcher) use(ctx context.Context, d *draft, names nameSet) {
 		if before == nil {
 			before = &use{}
 		}
-		now := w.useOf(name)
+		now := w.useOf(d, name)
 		l.asked.change(name.Namespace, before.amount, now.amount)
-		l.renameUser(name, before.names, now.names, l.external, d.used)
-		l.renameUser(name, metricsOf(before.targets), metricsOf(now.targets), l.custom, nil)
-		for _, t := range slices.Concat(before.targets, now.targets) {
+		rename(d, name, before.names(), now.names())
+		was, is := before.targets(), now.targets()
+		rename(l, name, metricsOf(was), metricsOf(is))
+		for _, t := range slices.Concat(was, is) {
 			d.targeted.add(types.NamespacedName{Namespace: name.Namespace, Name: t.metric})
 		}
-		d.replan = d.replan || len(before.demands) > 0
-		if now.scaler == nil {
+		d.replan = d.replan || len(before.demands()) > 0
+		if now.asks == nil {
 			delete(l.uses, name)
 		} else {
 			l.uses[name] = now
@@ -281,56 +273,69 @@ func (w *Watcher) use(ctx context.Context, d *draft, names nameSet) {
 	w.deferAsks(names)
 	for name := range names {
 		if u := l.uses[name]; u != nil {
-			d.replan = d.replan || len(u.demands) > 0
-			u.demands, u.requests = w.resolve(ctx, u.scaler, l.deferred[name])
-			d.replan = d.replan || len(u.demands) > 0
+			d.replan = d.replan || len(u.demands()) > 0
+			u.ofRules = w.resolve(ctx, d, u, l.deferred[name])
+			d.replan = d.replan || len(u.demands()) > 0
 		}
 	}
 }
 
 // useOf is what the HPA of that name asks for, without what that is of rules. It is empty
 // if there is none.
-func (w *Watcher) useOf(name types.NamespacedName) *use {
+func (w *Watcher) useOf(d *draft, name types.NamespacedName) *use {
 	hpa := w.hpa(name)
 	if hpa == nil {
 		return &use{}
 	}
-	u := &use{scaler: hpa, names: hpa.externals(), targets: hpa.targets()}
+	u := &use{asks: hpa.asks, replicas: hpa.replicas}
 	for _, m := range hpa.metrics {
-		u.amount = u.amount.plus(w.amountOf(name.Namespace, m))
+		u.amount = u.amount.plus(d.amountOf(name.Namespace, m))
 	}
 	return u
 }
 
-// renameUser replaces the metrics that an HPA names in an index, and notes them.
-func (l *ledger) renameUser(hpa types.NamespacedName, before, now []string, index map[types.NamespacedName][]string, changed nameSet) {
+// roster has the names of the HPAs that name a metric.
+type roster interface {
+	// usersOf gives them in a slice that is the caller's, for setUsers.
+	usersOf(metric types.NamespacedName) []string
+	setUsers(metric types.NamespacedName, hpas []string)
+}
+
+func (d *draft) usersOf(metric types.NamespacedName) []string {
+	if hpas, own := d.used[metric]; own {
+		return hpas
+	}
+	return slices.Clone(d.users.get(metric))
+}
+
+func (d *draft) setUsers(metric types.NamespacedName, hpas []string) { d.used[metric] = hpas }
+
+func (l *ledger) usersOf(metric types.NamespacedName) []string { return l.custom[metric] }
+
+func (l *ledger) setUsers(metric types.NamespacedName, hpas []string) {
+	if l.custom[metric] = hpas; len(hpas) == 0 {
+		delete(l.custom, metric)
+	}
+}
+
+// rename replaces the metrics that an HPA names, which are sorted.
+func rename(in roster, hpa types.NamespacedName, before, now []string) {
 	for _, metric := range before {
 		if _, still := slices.BinarySearch(now, metric); still {
 			continue
 		}
 		key := types.NamespacedName{Namespace: hpa.Namespace, Name: metric}
-		users := index[key]
+		users := in.usersOf(key)
 		last := len(users) - 1
 		users[slices.Index(users, hpa.Name)] = users[last]
-		if index[key] = users[:last]; last == 0 {
-			delete(index, key)
-		}
-		changed.maybe(key)
+		in.setUsers(key, users[:last])
 	}
 	for _, metric := range now {
 		if _, was := slices.BinarySearch(before, metric); was {
 			continue
 		}
 		key := types.NamespacedName{Namespace: hpa.Namespace, Name: metric}
-		index[key] = append(index[key], hpa.Name)
-		changed.maybe(key)
-	}
-}
-
-// maybe adds a name unless there is no set.
-func (s nameSet) maybe(name types.NamespacedName) {
-	if s != nil {
-		s.add(name)
+		in.setUsers(key, append(in.usersOf(key), hpa.Name))
 	}
 }
 
@@ -352,7 +357,7 @@ func (w *Watcher) deferAsks(names nameSet) {
 	var claims []claim
 	for name, u := range l.uses {
 		if u.amount.count > 0 {
-			claims = append(claims, claim{name, u.CreationTimestamp.Time, u.amount})
+			claims = append(claims, claim{name, u.createdAt(), u.amount})
 		}
 	}
 	before := l.deferred
@@ -375,18 +380,15 @@ func (l *ledger) asksDeferred() int {
 	return n
 }
 
-// tables brings the tables of users and targets up to date, and the pins.
+// tables brings the tables of users and targets up to date.
 func (l *ledger) tables(d *draft) {
-	for metric := range d.used {
-		if names := l.external[metric]; len(names) > 0 {
-			d.users.set(metric, slices.Sorted(slices.Values(names)))
+	for metric, names := range d.used {
+		if len(names) > 0 {
+			slices.Sort(names)
+			d.users.set(metric, names)
 		} else {
 			d.users.remove(metric)
 		}
-		l.pin(d, metric)
-	}
-	for metric := range d.defined {
-		l.pin(d, metric)
 	}
 	for metric := range d.targeted {
 		if least, ok := l.leastTarget(metric); ok {
@@ -397,19 +399,10 @@ func (l *ledger) tables(d *draft) {
 	}
 }
 
-// pin keeps whether an external metric is in demand.
-func (l *ledger) pin(d *draft, metric types.NamespacedName) {
-	if m := d.external.get(metric); m != nil && m.Err == nil && len(l.external[metric]) > 0 {
-		l.pins[metric] = m.Request
-	} else {
-		delete(l.pins, metric)
-	}
-}
-
 // leastTarget is the smallest target of the HPAs that name a custom metric.
 func (l *ledger) leastTarget(metric types.NamespacedName) (least float64, ok bool) {
 	for _, hpa := range l.custom[metric] {
-		for _, t := range l.uses[types.NamespacedName{Namespace: metric.Namespace, Name: hpa}].targets {
+		for _, t := range l.uses[types.NamespacedName{Namespace: metric.Namespace, Name: hpa}].targets() {
 			if t.metric == metric.Name && (!ok || t.value < least) {
 				least, ok = t.value, true
 			}
@@ -422,21 +415,27 @@ func (l *ledger) leastTarget(metric types.NamespacedName) (least float64, ok boo
 func (l *ledger) demands() []plan.Demand {
 	n := 0
 	for _, u := range l.uses {
-		n += len(u.demands)
+		n += len(u.demands())
 	}
 	demands := make([]plan.Demand, 0, n)
 	for _, u := range l.uses {
-		demands = append(demands, u.demands...)
+		demands = append(demands, u.demands()...)
 	}
 	return demands
 }
 
 // requests are what is in demand because HPAs name it.
-func (l *ledger) requests() []engine.Request {
-	requests := make([]engine.Request, 0, len(l.pins)+len(l.planned)+len(l.uses))
-	requests = slices.AppendSeq(requests, maps.Values(l.pins))
+func (l *ledger) requests(d *draft) []engine.Request {
+	requests := make([]engine.Request, 0, d.users.size+len(l.planned))
+	for metric := range d.users.all() {
+		if m := d.external.get(metric); m != nil && m.Err == nil {
+			requests = append(requests, m.Request)
+		}
+	}
 	for _, u := range l.uses {
-		requests = append(requests, u.requests...)
+		if u.ofRules != nil {
+			requests = append(requests, u.ofRules.requests...)
+		}
 	}
 	return append(requests, l.planned...)
 }
@@ -446,22 +445,19 @@ func (w *Watcher) rebuild(ctx context.Context) { w.build(ctx, changes{all: true}
 
 // build makes a snapshot in which the changes count, and pins what HPAs name.
 func (w *Watcher) build(ctx context.Context, c changes) {
-	l, v := w.ledger, w.catalog.load()
-	if d := w.renewed.Swap(nil); d != nil {
-		w.defaults, c.all = *d, true
-		for _, of := range l.definitions {
-			of.metric = nil
-		}
-	}
+	l, v, began := w.ledger, w.catalog.load(), w.warming.Load()
 	d := v.objects.draft()
+	if renewed := w.renewed.Swap(nil); renewed != nil {
+		w.defaults, d.redefine, c.all = *renewed, true, true
+	}
 	if c.all {
-		c.objects, c.hpas = namesIn[*record](w.objects, l.definitions), namesIn[*scaler](w.hpas, l.uses)
+		c.objects, c.hpas = namesIn[*record](w.objects, d.external.all()), namesIn[*scaler](w.hpas, maps.All(l.uses))
 	}
 	w.define(d, maps.Keys(c.objects))
 	for name := range d.defined {
 		if (d.external.get(name) == nil) != (v.objects.external.get(name) == nil) {
 			// What it stands for counts before what a rule makes.
-			for _, hpa := range l.external[name] {
+			for _, hpa := range d.users.get(name) {
 				c.hpas.add(types.NamespacedName{Namespace: name.Namespace, Name: hpa})
 			}
 		}
@@ -471,15 +467,13 @@ func (w *Watcher) build(ctx context.Context, c changes) {
 	if c.all || d.replan {
 		l.planned = w.plan(l.demands())
 	}
-	d.definitions = definitionCounts{served: len(l.definitions) - len(l.refused) - l.invalid, invalid: l.invalid, refused: len(l.refused)}
+	d.definitions = definitionCounts{served: d.external.size - len(l.refused) - l.invalid, invalid: l.invalid, refused: len(l.refused)}
 	d.deferred = l.asksDeferred()
 	now := d.done()
-	if c.all || len(c.hpas) > 0 || l.anyUsed(d.defined) {
-		requests := l.requests()
-		if w.catalog.cold.Load() != nil {
-			w.pinned.Store(&requests)
-		}
+	if c.all || len(c.hpas) > 0 || d.anyUsed() {
+		requests := l.requests(d)
 		w.pinner.Pin(requests)
+		w.notePinned(began, requests)
 	}
 	w.catalog.setObjects(now)
 	w.onChange(changed(d, v.objects))
@@ -506,10 +500,10 @@ func tellCeilings(ctx context.Context, before, now *snapshot) {
 	}
 }
 
-// anyUsed says whether HPAs name one of the external metrics.
-func (l *ledger) anyUsed(metrics nameSet) bool {
-	for name := range metrics {
-		if len(l.external[name]) > 0 {
+// anyUsed says whether HPAs name one of the ExternalMetrics that changed.
+func (d *draft) anyUsed() bool {
+	for name := range d.defined {
+		if len(d.users.get(name)) > 0 {
 			return true
 		}
 	}
@@ -530,7 +524,7 @@ func changed(d *draft, before *snapshot) []types.NamespacedName {
 }
 
 // namesIn are the names of what an informer of T holds, and of what is known of them.
-func namesIn[T metav1.Object, K any](informer cache.SharedIndexInformer, known map[types.NamespacedName]K) nameSet {
+func namesIn[T named, K any](informer cache.SharedIndexInformer, known iter.Seq2[types.NamespacedName, K]) nameSet {
 	names := nameSet{}
 	for _, o := range stored[T](informer) {
 		names.add(nameOf(o))

@@ -30,11 +30,7 @@ func hpaOf(namespace, name string, metrics ...autoscalingv2.MetricSpec) *autosca
 
 func scalerOf(tb testing.TB, hpa *autoscalingv2.HorizontalPodAutoscaler) *scaler {
 	tb.Helper()
-	o, err := toScaler(hpa)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return o.(*scaler)
+	return newScaler(hpa, nil)
 }
 
 // shows makes an informer show an object. Nobody is told.
@@ -67,7 +63,7 @@ func contents(w *Watcher, state *fakeState) string {
 	for i := range churnNames {
 		name := types.NamespacedName{Namespace: "shop", Name: fmt.Sprint("metric-", i)}
 		if m := w.catalog.External(name); m != nil {
-			fmt.Fprintln(&b, name, m.UID, m.Generation, m.Err)
+			fmt.Fprintln(&b, name, m.of.UID, m.of.generation, m.Err)
 			if m.Err == nil {
 				asked := slices.Clone(w.catalog.AskedBy(m.Request.Source, m.Request.Query.Key()))
 				slices.SortFunc(asked, func(a, b types.NamespacedName) int { return strings.Compare(a.Name, b.Name) })
@@ -93,11 +89,11 @@ func churn(t *testing.T, random *rand.Rand, w *Watcher, c *changes, step int) {
 		object := &metricsaws.ExternalMetric{ObjectMeta: metav1.ObjectMeta{
 			Namespace: name.Namespace, Name: name.Name, UID: "u", Generation: int64(step), CreationTimestamp: created,
 		}, Spec: queueDepth([]int32{60, 300, 7}[random.IntN(3)])}
-		shows(t, w.objects, &record{ExternalMetric: object})
+		shows(t, w.objects, newRecord(object, nil, nil))
 		if random.IntN(3) == 0 {
-			_ = w.objects.GetStore().Delete(&record{ExternalMetric: object})
+			_ = w.objects.GetStore().Delete(newRecord(object, nil, nil))
 		}
-		c.note(c.objects, &record{ExternalMetric: object})
+		c.note(c.objects, newRecord(object, nil, nil))
 		return
 	}
 	hpa := hpaOf("shop", fmt.Sprint("hpa-", random.IntN(churnNames)))
@@ -173,10 +169,10 @@ func TestChangesMakeTheSnapshotOfEverything(t *testing.T) {
 // shown makes an ExternalMetric that was created at that second.
 func shown(t *testing.T, w *Watcher, namespace, name string, second int64) {
 	t.Helper()
-	shows(t, w.objects, &record{ExternalMetric: &metricsaws.ExternalMetric{
+	shows(t, w.objects, newRecord(&metricsaws.ExternalMetric{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID(name), Generation: 1, CreationTimestamp: metav1.Unix(second, 0)},
 		Spec:       queueDepth(60),
-	}})
+	}, nil, nil))
 }
 
 // The oldest stay, whoever creates more, and what is refused is an error that says so.

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -79,9 +80,9 @@ type Reporter struct {
 
 // NewReporter makes a reporter that takes its turn by a Lease in namespace, where
 // identity tells the replicas apart. It is to be told of changes by
-// Watcher.OnChange and the engine's OnChange.
+// Watcher.OnChange and the engine's OnChange, and to be made before Watcher.Run.
 func NewReporter(w *Watcher, e StateReader, kube kubernetes.Interface, custom dynamic.Interface, namespace, identity string) *Reporter {
-	return &Reporter{
+	r := &Reporter{
 		catalog: w.catalog,
 		watcher: w,
 		engine:  e,
@@ -93,6 +94,15 @@ func NewReporter(w *Watcher, e StateReader, kube kubernetes.Interface, custom dy
 			LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
 		},
 	}
+	w.onShown = r.shown
+	return r
+}
+
+// shown notes that the watch shows an object that defines what it did before.
+func (r *Reporter) shown(object *record) {
+	if t := r.turn.Load(); t != nil {
+		t.see(object)
+	}
 }
 
 // MetricsChanged notes metrics whose definition or users changed.
@@ -100,7 +110,7 @@ func (r *Reporter) MetricsChanged(changed []types.NamespacedName) {
 	// Between turns there is nothing to note: a turn starts with all objects.
 	if t := r.turn.Load(); t != nil {
 		for _, name := range changed {
-			t.queue.Add(name)
+			t.queue.Add(unique.Make(name))
 		}
 	}
 }
@@ -216,12 +226,18 @@ func (l *leaseLock) Update(ctx context.Context, record resourcelock.LeaderElecti
 	return err
 }
 
+// queued is the name of an object. A queue takes as much memory as it ever had names in it,
+// of which there are thousands at once.
+type queued = unique.Handle[types.NamespacedName]
+
 // turn is the time in which this replica holds the Lease.
 type turn struct {
 	*Reporter
-	queue    workqueue.TypedRateLimitingInterface[types.NamespacedName]
+	queue    workqueue.TypedRateLimitingInterface[queued]
 	recorder events.EventRecorder
-	written  sync.Map // of types.NamespacedName to writing
+	began    time.Time
+	mu       sync.Mutex
+	written  map[types.NamespacedName]writing
 	// refused is the last write if it was refused for want of the right; else nil.
 	refused atomic.Pointer[refusal]
 }
@@ -234,11 +250,17 @@ type refusal struct {
 
 // writing is the last write of an object's status.
 type writing struct {
-	at time.Time
+	// at is when, after the turn began.
+	at time.Duration
+	// unseen is what was written, until the watch shows it.
+	unseen *unseen
+}
+
+type unseen struct {
 	// version is the object's resource version that it led to.
 	version string
 	uid     types.UID
-	status  metricsaws.ExternalMetricStatus
+	status  keptStatus
 }
 
 // lead reports until ctx, the turn, is over.
@@ -257,6 +279,8 @@ func (r *Reporter) lead(ctx context.Context) {
 	t := &turn{
 		Reporter: r,
 		queue:    newQueue(),
+		began:    time.Now(),
+		written:  map[types.NamespacedName]writing{},
 		recorder: broadcaster.NewRecorder(scheme, reporterName),
 	}
 	r.turn.Store(t)
@@ -276,56 +300,59 @@ func (r *Reporter) lead(ctx context.Context) {
 	workers.Wait()
 }
 
-func newQueue() workqueue.TypedRateLimitingInterface[types.NamespacedName] {
-	return workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[types.NamespacedName]())
+func newQueue() workqueue.TypedRateLimitingInterface[queued] {
+	return workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[queued]())
 }
 
 func (t *turn) reviewAll(context.Context) { t.MetricsChanged(t.watcher.objectNames()) }
 
 // next reports one object, and is false when the turn is over.
 func (t *turn) next(ctx context.Context) bool {
-	name, shutdown := t.queue.Get()
+	item, shutdown := t.queue.Get()
 	if shutdown {
 		return false
 	}
-	defer t.queue.Done(name)
+	defer t.queue.Done(item)
+	name := item.Value()
 	err := t.report(ctx, name)
 	switch {
 	case err == nil:
-		t.queue.Forget(name)
+		t.queue.Forget(item)
 	case ctx.Err() != nil:
 	default:
 		klog.FromContext(ctx).Error(err, "Status not written", "externalMetric", name)
-		t.queue.AddRateLimited(name)
+		t.queue.AddRateLimited(item)
 	}
 	return true
 }
 
 // report brings the object's status up to date.
 func (t *turn) report(ctx context.Context, name types.NamespacedName) error {
-	object, metric := t.watcher.object(name), t.catalog.External(name)
+	object, metric := t.watcher.record(name), t.catalog.External(name)
 	if object == nil || metric == nil {
-		t.written.Delete(name)
+		t.forget(name)
 		return nil
 	}
-	if metric.UID != object.UID || metric.Generation != object.Generation {
+	if metric.of.UID != object.UID || metric.of.generation != object.generation {
 		// The snapshot with the new definition will report it.
 		return nil
 	}
 	k := t.know(metric)
 	before := t.current(name, object)
-	if metric.Err == nil && !k.known && (len(k.users) > 0 || before.ObservedGeneration != object.Generation) {
+	if metric.Err == nil && !k.known && (len(k.users) > 0 || before.ObservedGeneration != object.generation) {
 		// A new or changed object is asked once even if nobody needs it yet, so that
 		// its status says whether it works. The answer comes back as a change.
 		t.engine.Touch(metric.Request)
 		return nil
 	}
-	status := statusOf(object.Generation, before, k)
+	status := statusOf(object.generation, before, k)
 	if equality.Semantic.DeepEqual(before, status) {
 		return nil
 	}
 	if wait := t.holdBack(name, before, status); wait > 0 {
-		t.queue.AddAfter(name, wait)
+		if wait < reviewEvery { // Later it is looked at anyway.
+			t.queue.AddAfter(unique.Make(name), wait)
+		}
 		return nil
 	}
 	if last := t.refused.Load(); last != nil && time.Since(last.at) < pauseAfter(last.refusals) {
@@ -335,7 +362,7 @@ func (t *turn) report(ctx context.Context, name types.NamespacedName) error {
 		return t.refuse(ctx, err)
 	}
 	for _, e := range eventsOf(before, status) {
-		t.recorder.Eventf(object, nil, e.kind, e.reason, "ReadMetric", "%s", e.note)
+		t.recorder.Eventf(object.reference(), nil, e.kind, e.reason, "ReadMetric", "%s", e.note)
 	}
 	return nil
 }
@@ -366,19 +393,56 @@ func (t *turn) know(metric *Metric) knowledge {
 
 // current is the object's status, as it was last written if the watch does not show
 // that yet.
-func (t *turn) current(name types.NamespacedName, object *metricsaws.ExternalMetric) metricsaws.ExternalMetricStatus {
-	stored, _ := t.written.Load(name)
-	w, ok := stored.(writing)
-	if !ok || w.uid != object.UID || w.version == object.ResourceVersion || time.Since(w.at) > reviewEvery {
-		return object.Status
+func (t *turn) current(name types.NamespacedName, object *record) metricsaws.ExternalMetricStatus {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch w := t.written[name]; {
+	case w.unseen == nil:
+		return object.status.inFull()
+	case w.unseen.uid != object.UID || w.unseen.version == object.version || time.Since(t.began)-w.at > reviewEvery:
+		t.written[name] = writing{at: w.at}
+		return object.status.inFull()
+	default:
+		return w.unseen.status.inFull()
 	}
-	return w.status
+}
+
+// see takes in that the watch shows the object, perhaps as it was last written.
+func (t *turn) see(object *record) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	name := nameOf(object)
+	if w := t.written[name]; w.unseen != nil && w.unseen.version == object.version {
+		t.written[name] = writing{at: w.at}
+	}
+}
+
+// sinceWrite is how long ago the object's status was last written in this turn, if it was.
+func (t *turn) sinceWrite(name types.NamespacedName) (time.Duration, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	w, ok := t.written[name]
+	return time.Since(t.began) - w.at, ok
+}
+
+func (t *turn) note(name types.NamespacedName, u *unseen) {
+	t.mu.Lock()
+	t.written[name] = writing{time.Since(t.began), u}
+	t.mu.Unlock()
+	if object := t.watcher.record(name); object != nil {
+		t.see(object)
+	}
+}
+
+func (t *turn) forget(name types.NamespacedName) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.written, name)
 }
 
 // holdBack is how long to wait before a write that changes only the value.
 func (t *turn) holdBack(name types.NamespacedName, before, after metricsaws.ExternalMetricStatus) time.Duration {
-	stored, _ := t.written.Load(name)
-	last, ok := stored.(writing)
+	since, ok := t.sinceWrite(name)
 	every := valueEvery
 	if before.Value == after.Value {
 		every = timeEvery
@@ -388,12 +452,12 @@ func (t *turn) holdBack(name types.NamespacedName, before, after metricsaws.Exte
 		return 0
 	}
 	every = max(every, time.Duration(t.catalog.len())*valueShare)
-	return every - time.Since(last.at)
+	return every - since
 }
 
 // write replaces the status of that very object. It is a patch that any resource
 // version takes, because only the holder of the Lease writes status.
-func (t *turn) write(ctx context.Context, object *metricsaws.ExternalMetric, status metricsaws.ExternalMetricStatus) error {
+func (t *turn) write(ctx context.Context, object *record, status metricsaws.ExternalMetricStatus) error {
 	patch, err := json.Marshal([]map[string]any{
 		{"op": "test", "path": "/metadata/uid", "value": object.UID},
 		{"op": "add", "path": "/status", "value": status},
@@ -407,7 +471,7 @@ func (t *turn) write(ctx context.Context, object *metricsaws.ExternalMetric, sta
 	}
 	if err == nil {
 		t.refused.Store(nil)
-		t.written.Store(nameOf(object), writing{time.Now(), patched.GetResourceVersion(), object.UID, status})
+		t.note(nameOf(object), &unseen{patched.GetResourceVersion(), object.UID, keepStatus(status)})
 	}
 	return err
 }

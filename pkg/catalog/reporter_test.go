@@ -104,7 +104,7 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	r := NewReporter(w, b.state, kubefake.NewClientset(), custom, "tidegauge-system", "me")
-	b.turn = &turn{Reporter: r, recorder: b.events}
+	b.turn = &turn{Reporter: r, recorder: b.events, began: time.Now(), written: map[types.NamespacedName]writing{}}
 	return b
 }
 
@@ -142,7 +142,7 @@ func (b *bench) shows(generation int64, version string, status metricsaws.Extern
 		Spec:       queueDepth(60),
 		Status:     status,
 	}
-	if err := b.watcher.objects.GetStore().Add(&record{ExternalMetric: object}); err != nil {
+	if err := b.watcher.objects.GetStore().Add(newRecord(object, nil, nil)); err != nil {
 		b.t.Fatal(err)
 	}
 }

@@ -57,17 +57,17 @@ func (w *Watcher) warm(ctx context.Context) {
 			return
 		}
 	}
-	// What rules make counts with the next snapshot.
-	w.pinned.Store(nil)
+	// What rules make counts with the next snapshot, and not in one that has begun.
+	next := w.warming.Add(1)
 	w.Refresh()
-	var of *[]engine.Request
+	var of *pinned
 	var rest []engine.Request
 	for complete := time.Now(); time.Since(complete) < warmFor; {
 		if !wait() {
 			return
 		}
-		if pinned := w.pinned.Load(); pinned != of && pinned != nil {
-			of, rest = pinned, slices.Clone(*pinned)
+		if now := w.pinned.Load(); now != of && now != nil && now.began >= next {
+			of, rest = now, slices.Clone(now.requests)
 		}
 		rest = slices.DeleteFunc(rest, func(r engine.Request) bool {
 			_, known := w.peeker.Peek(r)
@@ -78,6 +78,23 @@ func (w *Watcher) warm(ctx context.Context) {
 		}
 	}
 	klog.FromContext(ctx).Info("Ready although not all that HPAs name was answered", "queries", len(rest), "waited", warmFor)
+}
+
+// pinned are the requests of a snapshot that began at a time of Watcher.warming.
+type pinned struct {
+	began    uint64
+	requests []engine.Request
+}
+
+// notePinned keeps the requests as long as warm looks at them.
+func (w *Watcher) notePinned(began uint64, requests []engine.Request) {
+	if w.catalog.cold.Load() == nil {
+		return
+	}
+	w.pinned.Store(&pinned{began, requests})
+	if w.catalog.cold.Load() == nil { // It has ended meanwhile.
+		w.pinned.Store(nil)
+	}
 }
 
 // prepare has the pods read that HPAs ask for by a selector, and go on being read. A first

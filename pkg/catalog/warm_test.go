@@ -3,13 +3,16 @@ package catalog
 import (
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidegauge/tidegauge/pkg/engine"
+	"github.com/tidegauge/tidegauge/pkg/plan"
 	"github.com/tidegauge/tidegauge/pkg/rules"
 )
 
@@ -123,3 +126,74 @@ func TestReadyWhenThePodsAreRead(t *testing.T) {
 		}
 	})
 }
+
+// slowPlanner takes its time, as one of ten thousand HPAs does.
+type slowPlanner struct{ takes time.Duration }
+
+func (p *slowPlanner) Update([]plan.Demand) []engine.Request {
+	<-time.After(p.takes)
+	return nil
+}
+
+func (*slowPlanner) External(*rules.Compiled, string, string, labels.Selector) (engine.Request, error) {
+	return engine.Request{Source: "prometheus", Query: namedQuery("rule")}, nil
+}
+
+// slowPinner answers what is pinned after a second, ExternalMetrics at once.
+type slowPinner struct {
+	mu     sync.Mutex
+	pinned map[string]time.Time
+}
+
+func (p *slowPinner) Pin(requests []engine.Request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range requests {
+		if _, ok := p.pinned[r.Query.Key()]; !ok {
+			p.pinned[r.Query.Key()] = time.Now()
+		}
+	}
+}
+
+func (p *slowPinner) Peek(r engine.Request) (engine.State, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at, ok := p.pinned[r.Query.Key()]
+	return engine.State{}, ok && (r.Source != "prometheus" || time.Since(at) > time.Second)
+}
+
+// Rules that are listed while a snapshot is being made count before the replica is ready.
+func TestNotReadyBeforeWhatRulesMakeWasAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		_ = w.apis.Refresh(t.Context())
+		a := newAccess(t)
+		pinner := &slowPinner{pinned: map[string]time.Time{}}
+		a.watcher.pinner, a.watcher.peeker = pinner, pinner
+		a.watcher.planner, a.watcher.mapper = &slowPlanner{200 * time.Millisecond}, w.apis
+		a.catalog.setRules(&ruleSnapshot{any: true, unready: errors.New("not listed yet")})
+		a.creates(hpaOf("shop", "worker", externalOfHPA("good", nil), externalOfHPA("ruled", nil)))
+		a.run()
+		for !a.catalog.load().synced {
+			<-time.After(time.Millisecond)
+		}
+		a.watcher.Refresh() // Say, for an HPA that came.
+		<-time.After(rebuildPause + 20*time.Millisecond)
+		// The next snapshot is under way.
+		a.catalog.setRules(&ruleSnapshot{any: true, external: map[string]*RuleMetric{"ruled": {Rule: &rules.Compiled{}, Series: "ruled"}}, externalNames: []string{"ruled"}})
+		a.watcher.Refresh()
+		took := a.readyAfter()
+		pinner.mu.Lock()
+		at, asked := pinner.pinned["rule"]
+		pinner.mu.Unlock()
+		if !asked || time.Since(at) < time.Second {
+			t.Errorf("ready after %v, before what the rule makes was answered (asked: %v)", took, asked)
+		}
+	})
+}
+
+// namedQuery is a query by its text.
+type namedQuery string
+
+func (q namedQuery) Key() string   { return string(q) }
+func (namedQuery) Backend() string { return "" }

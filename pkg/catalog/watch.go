@@ -3,14 +3,11 @@ package catalog
 import (
 	"context"
 	"fmt"
-	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/dynamicinformer"
@@ -79,12 +76,16 @@ type Watcher struct {
 	ceilings ceilings
 	shadowed map[types.NamespacedName]string
 	onChange func(changed []types.NamespacedName)
+	// onShown is called for each object that has changed and defines what it did before.
+	onShown func(*record)
 	// peeker is the pinner if it can say what is answered; else nil.
 	peeker   Peeker
 	preparer Preparer
 	// pinned is what is in demand because HPAs name it, as long as the catalog is cold, and
 	// selecting says that they ask for pods by a selector.
-	pinned    atomic.Pointer[[]engine.Request]
+	pinned atomic.Pointer[pinned]
+	// warming is raised when warm waits for the next snapshot.
+	warming   atomic.Uint64
 	selecting atomic.Bool
 
 	mu      sync.Mutex
@@ -110,17 +111,18 @@ func NewWatcher(opts WatcherOptions) (*Watcher, error) {
 		ceilings: ceilings{amount{maxDefinitions, maxDefinitionBytes}, amount{maxAsks, maxAskBytes}},
 		shadowed: map[types.NamespacedName]string{},
 		onChange: func([]types.NamespacedName) {},
+		onShown:  func(*record) {},
 		pending:  newChanges(),
 	}
 	w.peeker, _ = opts.Pinner.(Peeker)
 	w.catalog.objects.kind, w.catalog.hpas.kind = objectKind, hpaKind
 	w.catalog.objects.unserved = w.unserved
 	for _, add := range []func() error{
-		func() error { return w.objects.SetTransform(toRecord) },
-		func() error { return w.hpas.SetTransform(toScaler) },
+		func() error { return w.objects.SetTransform(w.toRecord) },
+		func() error { return w.hpas.SetTransform(w.toScaler) },
 		func() error { return w.objects.SetWatchErrorHandlerWithContext(w.catalog.objects.fail) },
 		func() error { return w.hpas.SetWatchErrorHandlerWithContext(w.catalog.hpas.fail) },
-		func() error { return rebuildOn(w, w.objects, objectsIn, sameDefinition) },
+		func() error { return rebuildOn(w, w.objects, objectsIn, w.sameDefinition) },
 		func() error { return rebuildOn(w, w.hpas, hpasIn, w.sameDemand) },
 	} {
 		if err := add(); err != nil {
@@ -278,15 +280,7 @@ func (w *Watcher) SetDefaults(d Defaults) {
 // definition or users changed, the gone ones included. Call it before Run.
 func (w *Watcher) OnChange(f func(changed []types.NamespacedName)) { w.onChange = f }
 
-// object is the ExternalMetric of that name as the cluster last showed it, or nil.
-// It is shared and must not be written to.
-func (w *Watcher) object(name types.NamespacedName) *metricsaws.ExternalMetric {
-	if r := w.record(name); r != nil {
-		return r.ExternalMetric
-	}
-	return nil
-}
-
+// record is the ExternalMetric of that name as the cluster last showed it, or nil.
 func (w *Watcher) record(name types.NamespacedName) *record { return lookup[*record](w.objects, name) }
 
 func (w *Watcher) hpa(name types.NamespacedName) *scaler { return lookup[*scaler](w.hpas, name) }
@@ -304,7 +298,13 @@ func lookup[T any](informer cache.SharedIndexInformer, name types.NamespacedName
 	return none
 }
 
-func nameOf(object metav1.Object) types.NamespacedName {
+// named is what has a namespace and a name.
+type named interface {
+	GetNamespace() string
+	GetName() string
+}
+
+func nameOf(object named) types.NamespacedName {
 	return types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()}
 }
 
@@ -379,15 +379,18 @@ func (w *Watcher) wake() {
 }
 
 // sameDefinition leaves out the updates that this adapter's own status writes cause.
-func sameDefinition(before, after *record) bool {
-	return before.UID == after.UID && before.Generation == after.Generation &&
-		before.Annotations[metricsaws.AnnotationNoData] == after.Annotations[metricsaws.AnnotationNoData]
+func (w *Watcher) sameDefinition(before, after *record) bool {
+	if !before.describes(after.UID, after.generation, after.annotation) {
+		return false
+	}
+	w.onShown(after)
+	return true
 }
 
 // sameDemand leaves out the status that the HPA controller writes at every sync. A
 // change of the replicas alone waits for its turn.
 func (w *Watcher) sameDemand(before, after *scaler) bool {
-	if before.UID != after.UID || before.fromZero != after.fromZero || !reflect.DeepEqual(before.metrics, after.metrics) {
+	if !before.equal(after.asks) {
 		return false
 	}
 	if before.replicas != after.replicas {
@@ -395,37 +398,4 @@ func (w *Watcher) sameDemand(before, after *scaler) bool {
 		w.resized.Store(true)
 	}
 	return true
-}
-
-// record is an ExternalMetric as the adapter keeps it. One that does not have the
-// types of the schema, as an object from before the schema may, is kept as its
-// metadata with the error: it must not keep the others from being read.
-type record struct {
-	*metricsaws.ExternalMetric
-	err error
-}
-
-// toRecord also drops what the adapter does not read, to hold more objects in less memory.
-func toRecord(o any) (any, error) {
-	raw, ok := o.(*unstructured.Unstructured)
-	if !ok {
-		return o, nil
-	}
-	r := &record{ExternalMetric: &metricsaws.ExternalMetric{}}
-	r.err = runtime.DefaultUnstructuredConverter.FromUnstructured(raw.Object, r.ExternalMetric)
-	annotations := map[string]string{}
-	if noData, set := raw.GetAnnotations()[metricsaws.AnnotationNoData]; set {
-		annotations[metricsaws.AnnotationNoData] = noData
-	}
-	r.ObjectMeta = metav1.ObjectMeta{
-		Namespace:       raw.GetNamespace(),
-		Name:            raw.GetName(),
-		UID:             raw.GetUID(),
-		Generation:      raw.GetGeneration(),
-		ResourceVersion: raw.GetResourceVersion(),
-		Annotations:     annotations,
-
-		CreationTimestamp: raw.GetCreationTimestamp(),
-	}
-	return r, nil
 }
