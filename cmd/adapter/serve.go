@@ -235,7 +235,7 @@ func (a *adapter) run(ctx context.Context, server *genericapiserver.GenericAPISe
 	defer stop()
 	group, running := errgroup.WithContext(running)
 	for _, part := range []func(context.Context) error{
-		a.engine.Run, a.objects.Run, a.discovery.Run, a.watcher.Run, a.reporter.Run, a.pod.Run, a.reloader.Run,
+		a.engine.Run, a.objects.Run, a.discovery.Run, a.watcher.Run, a.reporter.Run, a.pod.Run, a.reloader.Run, collectGarbage,
 	} {
 		group.Go(func() error { return part(running) })
 	}
