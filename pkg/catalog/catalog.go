@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tidegauge/tidegauge/pkg/engine"
+	"github.com/tidegauge/tidegauge/pkg/sources"
 )
 
 // Metric is one metric of external.metrics.k8s.io.
@@ -23,7 +24,7 @@ type Metric struct {
 	Request engine.Request
 	// Zeros are the labels of the zeros that stand for no data, where somebody asked
 	// for that; without any, no data is an error.
-	Zeros []map[string]string
+	Zeros []sources.Labels
 	// Err is not nil when the definition cannot be asked, and says why.
 	Err error
 

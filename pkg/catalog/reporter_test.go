@@ -28,6 +28,7 @@ import (
 
 	metricsaws "github.com/tidegauge/tidegauge/pkg/apis/metricsaws/v1alpha1"
 	"github.com/tidegauge/tidegauge/pkg/engine"
+	"github.com/tidegauge/tidegauge/pkg/sources"
 )
 
 var jobs = types.NamespacedName{Namespace: "shop", Name: "jobs"}
@@ -283,7 +284,7 @@ func TestZeroForNoDataIsWrittenOnce(t *testing.T) {
 	b := newBench(t)
 	b.shows(1, "1", metricsaws.ExternalMetricStatus{})
 	b.rebuild()
-	b.catalog.External(jobs).Zeros = []map[string]string{{"id": "depth"}}
+	b.catalog.External(jobs).Zeros = []sources.Labels{sources.NewLabels("id", "depth")}
 	for i := range 3 {
 		s := answered()
 		s.Answer.Fetched = since.Add(time.Duration(i)*time.Minute + time.Nanosecond)

@@ -74,7 +74,7 @@ func TestStatus(t *testing.T) {
 			ready: "False NoData no data", fresh: "True Answered",
 		},
 		{
-			name: "no data that somebody wanted as zero", know: knowledge{metric: &Metric{Zeros: []map[string]string{{"id": "a"}}}, known: true, state: unreadable(answered(), sources.ErrNoData)},
+			name: "no data that somebody wanted as zero", know: knowledge{metric: &Metric{Zeros: []sources.Labels{sources.NewLabels("id", "a")}}, known: true, state: unreadable(answered(), sources.ErrNoData)},
 			ready: "True Available", fresh: "True Answered", value: "0",
 		},
 		{

@@ -31,8 +31,8 @@ const hpaRange = "it computes in thousandths in 64 bits, so up to 9.2e15"
 
 // Item is one value of a metric, as the API serves it.
 type Item struct {
-	// Labels tell apart the items of one metric. They must not be written to.
-	Labels map[string]string
+	// Labels tell apart the items of one metric.
+	Labels sources.Labels
 	// Value is exact to a billionth, the finest that a Quantity knows.
 	Value resource.Quantity
 	// Time is when the value was measured.
@@ -77,7 +77,7 @@ func NewItem(s sources.Sample) (Item, error) {
 
 // Zero is the item that stands for no data where somebody asked for that. Its time is
 // when the backend said that there is none, as there is no datapoint that has one.
-func Zero(labels map[string]string, at time.Time) Item {
+func Zero(labels sources.Labels, at time.Time) Item {
 	return Item{Labels: labels, Value: *resource.NewQuantity(0, resource.DecimalSI), Time: at}
 }
 

@@ -81,8 +81,8 @@ func FuzzQuantity(f *testing.F) {
 func TestItems(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 0, 0, time.UTC)
 	fetched := at.Add(90 * time.Second)
-	a := map[string]string{"id": "a"}
-	b := map[string]string{"id": "b"}
+	a := sources.NewLabels("id", "a")
+	b := sources.NewLabels("id", "b")
 	noData := fmt.Errorf("queue jobs: %w", sources.ErrNoData)
 	away := errors.New("cloudwatch is away")
 
@@ -99,24 +99,24 @@ func TestItems(t *testing.T) {
 			answer: engine.Answer{Fetched: fetched, Samples: []sources.Sample{
 				{Labels: a, Value: 0.9, Time: at, Window: time.Minute}, {Labels: b, Value: 2, Time: at},
 			}},
-			want: []string{"map[id:a] 900m 03:04:00 1m0s", "map[id:b] 2 03:04:00 0s"},
+			want: []string{"{id=a} 900m 03:04:00 1m0s", "{id=b} 2 03:04:00 0s"},
 		},
 		{
 			name: "one NaN fails the whole, for a part of the sum is a wrong sum",
 			answer: engine.Answer{Fetched: fetched, Samples: []sources.Sample{
 				{Labels: a, Value: 1, Time: at}, {Labels: b, Value: math.NaN(), Time: at},
 			}},
-			wantErr: "series map[id:b]: not a number that can be served: NaN",
+			wantErr: "series {id=b}: not a number that can be served: NaN",
 		},
 		{name: "no data is an error", answer: engine.Answer{Fetched: fetched}, err: noData, wantErr: "no data"},
 		{
 			name:   "no data is zero where somebody wrote it",
-			metric: Metric{Zeros: []map[string]string{a, b}}, answer: engine.Answer{Fetched: fetched}, err: noData,
-			want: []string{"map[id:a] 0 03:05:30 0s", "map[id:b] 0 03:05:30 0s"},
+			metric: Metric{Zeros: []sources.Labels{a, b}}, answer: engine.Answer{Fetched: fetched}, err: noData,
+			want: []string{"{id=a} 0 03:05:30 0s", "{id=b} 0 03:05:30 0s"},
 		},
 		{
 			name:   "a backend that is away is never zero",
-			metric: Metric{Zeros: []map[string]string{a}}, err: away, wantErr: "cloudwatch is away",
+			metric: Metric{Zeros: []sources.Labels{a}}, err: away, wantErr: "cloudwatch is away",
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

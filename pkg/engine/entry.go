@@ -3,7 +3,6 @@ package engine
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"sync/atomic"
@@ -290,5 +289,5 @@ func text(err error) string {
 func sameSample(a, b sources.Sample) bool {
 	// By bits, because a NaN that stays a NaN is no change.
 	return math.Float64bits(a.Value) == math.Float64bits(b.Value) &&
-		a.Time.Equal(b.Time) && a.Window == b.Window && maps.Equal(a.Labels, b.Labels)
+		a.Time.Equal(b.Time) && a.Window == b.Window && a.Labels.Equal(b.Labels)
 }

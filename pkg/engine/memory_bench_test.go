@@ -11,7 +11,7 @@ import (
 )
 
 // measured answers each query with a sample whose labels all share.
-type measured struct{ labels map[string]string }
+type measured struct{ labels sources.Labels }
 
 func (s measured) Fetch(_ context.Context, queries []sources.Query) []sources.Result {
 	results := make([]sources.Result, len(queries))
@@ -30,7 +30,7 @@ func BenchmarkMemory(b *testing.B) {
 		key := fmt.Sprintf("%032d", i) // As long as one of CloudWatch.
 		requests[i] = Request{Source: "b", Query: nothing(key), Interval: time.Minute, MaxAge: time.Hour}
 	}
-	source := measured{map[string]string{"id": "depth"}}
+	source := measured{sources.NewLabels("id", "depth")}
 	var bytes uint64
 	for b.Loop() {
 		before := live()

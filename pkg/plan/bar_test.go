@@ -30,7 +30,7 @@ func (s *faultySource) Fetch(_ context.Context, queries []sources.Query) []sourc
 		parts := strings.Split(q.Key(), "\x00")
 		text := parts[len(parts)-1]
 		s.asked[text]++
-		results[i].Samples = []sources.Sample{{Labels: map[string]string{"object": "p0", "namespace": "n0"}, Time: time.Now()}}
+		results[i].Samples = []sources.Sample{{Labels: sources.NewLabels("object", "p0", "namespace", "n0"), Time: time.Now()}}
 		for prefix, err := range s.errs {
 			if strings.HasPrefix(text, prefix) {
 				results[i] = sources.Result{Err: err}

@@ -17,7 +17,7 @@ func BenchmarkMemory(b *testing.B) {
 	const n = 10_000
 	answer := engine.Answer{Samples: make([]sources.Sample, n), Fetched: time.Now()}
 	for i := range answer.Samples {
-		answer.Samples[i].Labels = map[string]string{"namespace": "shop", "pod": fmt.Sprintf("web-5d59d67564-%05d", i)}
+		answer.Samples[i].Labels = sources.NewLabels("namespace", "shop", "pod", fmt.Sprintf("web-5d59d67564-%05d", i))
 	}
 	var held uint64
 	for b.Loop() {

@@ -25,7 +25,7 @@ func (s *slowSource) Fetch(ctx context.Context, queries []sources.Query) []sourc
 	for i, q := range queries {
 		parts := strings.Split(q.Key(), "\x00")
 		s.asked[parts[len(parts)-1]]++
-		results[i].Samples = []sources.Sample{{Labels: map[string]string{"object": "p0", "namespace": "n0"}, Time: time.Now()}}
+		results[i].Samples = []sources.Sample{{Labels: sources.NewLabels("object", "p0", "namespace", "n0"), Time: time.Now()}}
 	}
 	s.mu.Unlock()
 	select {

@@ -327,7 +327,7 @@ func TestReadAll(t *testing.T) {
 		return types.NamespacedName{Namespace: namespace, Name: name}
 	}
 	sample := func(namespace, name string, v float64) sources.Sample {
-		return sources.Sample{Labels: map[string]string{"namespace": namespace, "object": name}, Value: v}
+		return sources.Sample{Labels: sources.NewLabels("namespace", namespace, "object", name), Value: v}
 	}
 	read := func(objects ...types.NamespacedName) (map[types.NamespacedName][]sources.Sample, string) {
 		t.Helper()
@@ -348,7 +348,7 @@ func TestReadAll(t *testing.T) {
 	var samples []sources.Sample
 	for _, n := range numbered("n", 20) {
 		objects = append(objects, object(n, "x"))
-		samples = append(samples, sample(n, "x", 3), sample(n, "y", 4), sources.Sample{Labels: map[string]string{"object": "x"}})
+		samples = append(samples, sample(n, "x", 3), sample(n, "y", 4), sources.Sample{Labels: sources.NewLabels("object", "x")})
 	}
 	b.engine.answers["cluster{}"] = engine.Answer{Samples: samples}
 	got, asked := read(objects...)
@@ -559,7 +559,7 @@ func TestRequestsAreNotKept(t *testing.T) {
 		s := b.subject(request[:8])
 		s.Share = false
 		b.engine.answers["exact "+s.Namespace+"/"+request[9:16]+"{}"] = engine.Answer{
-			Fetched: time.Now(), Samples: []sources.Sample{{Labels: map[string]string{"object": strings.Clone(request[9:16])}}},
+			Fetched: time.Now(), Samples: []sources.Sample{{Labels: sources.NewLabels("object", strings.Clone(request[9:16]))}},
 		}
 		r, err := b.Read(t.Context(), s, NewNames(request[9:16]))
 		if err != nil || len(r.Samples) != 1 {
@@ -618,11 +618,11 @@ func parse(t *testing.T, text string) labels.Selector {
 func TestReading(t *testing.T) {
 	b := newBench(t)
 	of := func(object string, v float64) sources.Sample {
-		return sources.Sample{Labels: map[string]string{"object": object}, Value: v}
+		return sources.Sample{Labels: sources.NewLabels("object", object), Value: v}
 	}
 	fetched := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	b.engine.answers["space shop{}"] = engine.Answer{Fetched: fetched, Samples: []sources.Sample{
-		of("a", 1), of("b", 2), of("a", 3), {Labels: map[string]string{"pod": "a"}, Value: 4}, of("other", 5), of("a", 6),
+		of("a", 1), of("b", 2), of("a", 3), {Labels: sources.NewLabels("pod", "a"), Value: 4}, of("other", 5), of("a", 6),
 	}}
 	b.update(b.selects("shop", 1, 3))
 	var id uint64
@@ -664,7 +664,7 @@ func TestReading(t *testing.T) {
 func TestReadingsOfDifferentAnswersHaveDifferentIDs(t *testing.T) {
 	b := newBench(t)
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	one := []sources.Sample{{Labels: map[string]string{"object": "a"}, Value: 1}}
+	one := []sources.Sample{{Labels: sources.NewLabels("object", "a"), Value: 1}}
 	two := slices.Clone(one)
 	seen := map[uint64]string{}
 	for _, query := range []string{"exact shop/a{}", "exact bank/a{}", "exact shop/b{}"} {
@@ -692,7 +692,7 @@ func TestAnAnswerIsIndexedOnce(t *testing.T) {
 	b := newBench(t)
 	samples := make([]sources.Sample, 50_000)
 	for i := range samples {
-		samples[i].Labels = map[string]string{"object": "pod-" + strconv.Itoa(i)}
+		samples[i].Labels = sources.NewLabels("object", "pod-"+strconv.Itoa(i))
 	}
 	e := constantEngine{engine.Answer{Fetched: time.Now(), Samples: samples}}
 	b.Planner = New(b.options(e))
@@ -769,7 +769,7 @@ func TestConcurrentUse(t *testing.T) {
 type busyEngine struct{}
 
 func (*busyEngine) Read(context.Context, engine.Request) (engine.Answer, error) {
-	return engine.Answer{Fetched: time.Now(), Samples: []sources.Sample{{Labels: map[string]string{"object": "p0"}}}}, nil
+	return engine.Answer{Fetched: time.Now(), Samples: []sources.Sample{{Labels: sources.NewLabels("object", "p0")}}}, nil
 }
 
 func (*busyEngine) Peek(engine.Request) (engine.State, bool) { return engine.State{}, false }

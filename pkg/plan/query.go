@@ -344,9 +344,9 @@ func (p *Planner) index(q *query, answer engine.Answer, namespace string) *index
 	for i, s := range answer.Samples {
 		key := types.NamespacedName{Namespace: namespace}
 		var named, placed bool
-		key.Name, named = s.Labels[q.question.ObjectLabel]
+		key.Name, named = s.Labels.Lookup(q.question.ObjectLabel)
 		if q.question.NamespaceLabel != "" {
-			key.Namespace, placed = s.Labels[q.question.NamespaceLabel]
+			key.Namespace, placed = s.Labels.Lookup(q.question.NamespaceLabel)
 			named = named && placed
 		}
 		if !named {

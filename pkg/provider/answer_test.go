@@ -102,7 +102,7 @@ func (w *world) forget() {
 func (w *world) redefine() {
 	m := &catalog.Metric{Name: depth, Request: engine.Request{Query: fakeQuery("depth " + strconv.Itoa(w.rand.IntN(2)))}}
 	if w.rand.IntN(2) == 0 {
-		m.Zeros = []map[string]string{{"pod": "none"}}
+		m.Zeros = []sources.Labels{sources.NewLabels("pod", "none")}
 	}
 	w.metrics = map[types.NamespacedName]*catalog.Metric{depth: m}
 	if w.rand.IntN(4) == 0 {
@@ -139,7 +139,7 @@ func (w *world) make() (engine.Answer, error) {
 	}
 	for _, key := range slices.Sorted(maps.Keys(w.pods)) {
 		namespace, name, _ := strings.Cut(key, "/")
-		s := sources.Sample{Labels: map[string]string{"namespace": namespace, "pod": name}, Value: float64(w.rand.IntN(1000)) / 8, Time: w.clock.Add(-time.Second)}
+		s := sources.Sample{Labels: sources.NewLabels("namespace", namespace, "pod", name), Value: float64(w.rand.IntN(1000)) / 8, Time: w.clock.Add(-time.Second)}
 		s.Window = time.Duration(w.rand.IntN(2)) * time.Minute
 		switch n := w.rand.IntN(40); {
 		case n == 0:
@@ -388,7 +388,7 @@ func TestWhatAnAnswerIsMadeOf(t *testing.T) {
 					a.Samples = nil
 					for pod := range keepFrom {
 						name := fmt.Sprintf("pod-%02d", pod)
-						a.Samples = append(a.Samples, sources.Sample{Labels: map[string]string{"namespace": "shop", "pod": name}, Value: 3, Time: at})
+						a.Samples = append(a.Samples, sources.Sample{Labels: sources.NewLabels("namespace", "shop", "pod", name), Value: 3, Time: at})
 					}
 					w.answers[key], w.errs[key] = a, nil
 				}

@@ -22,6 +22,7 @@ import (
 	"github.com/tidegauge/tidegauge/pkg/catalog"
 	"github.com/tidegauge/tidegauge/pkg/objects"
 	"github.com/tidegauge/tidegauge/pkg/plan"
+	"github.com/tidegauge/tidegauge/pkg/sources"
 )
 
 // CustomCatalog says which metrics of objects exist.
@@ -134,7 +135,7 @@ func (p *Custom) one(ctx context.Context, m *objectMetric, name string) (catalog
 	if err == nil && !exists {
 		err = fmt.Errorf("%w, and it does not exist, so that it has no zero either", errNoSample)
 	}
-	return catalog.Zero(nil, reading.Fetched), err
+	return catalog.Zero(sources.Labels{}, reading.Fetched), err
 }
 
 // GetMetricBySelector gives the values of the objects that the selector matches, sorted
@@ -377,7 +378,7 @@ func (m *objectMetric) items(ctx context.Context, reading plan.Reading, names []
 		switch {
 		case err == nil:
 		case errors.Is(err, errNoSample) && m.Rule.ZeroForNoData:
-			item = catalog.Zero(nil, reading.Fetched)
+			item = catalog.Zero(sources.Labels{}, reading.Fetched)
 		case errors.Is(err, errNoSample):
 			continue
 		case errors.Is(err, catalog.ErrNotANumber), errors.Is(err, errSeveral):

@@ -111,7 +111,7 @@ func isOfEngine(err error) bool {
 func nothingSelected(what string, selector labels.Selector, items []catalog.Item) error {
 	have := make([]string, len(items))
 	for i, item := range items {
-		have[i] = "{" + labels.Set(item.Labels).String() + "}"
+		have[i] = item.Labels.String()
 	}
 	return noData(status(http.StatusNotFound, metav1.StatusReasonNotFound,
 		"%s: no series matches the selector %q; there are [%s]", what, selector, listed(have)))

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -159,7 +158,7 @@ func (p *External) ofObject(ctx context.Context, r *externalRead, metric *catalo
 	if err != nil {
 		return nil, failedMetric(r.String(), err)
 	}
-	selected := slices.DeleteFunc(slices.Clone(items), func(i catalog.Item) bool { return !r.selector.Matches(labels.Set(i.Labels)) })
+	selected := slices.DeleteFunc(slices.Clone(items), func(i catalog.Item) bool { return !r.selector.Matches(i.Labels) })
 	if len(selected) == 0 {
 		return nil, nothingSelected(r.String(), r.selector, items)
 	}
@@ -193,7 +192,7 @@ func (p *External) ofRule(ctx context.Context, r *externalRead, metric *catalog.
 func itemsOf(metric *catalog.RuleMetric, q sources.Query, answer engine.Answer, err error) ([]catalog.Item, error) {
 	switch {
 	case errors.Is(err, sources.ErrNoData) && metric.Rule.ZeroForNoData:
-		return []catalog.Item{catalog.Zero(nil, answer.Fetched)}, nil
+		return []catalog.Item{catalog.Zero(sources.Labels{}, answer.Fetched)}, nil
 	case errors.Is(err, sources.ErrNoData):
 		return nil, nil
 	case err != nil:
@@ -327,7 +326,7 @@ func sizeOf(k externalKey, values []external_metrics.ExternalMetricValue) int {
 	for _, v := range values {
 		size += value
 		if n := len(v.MetricLabels); n > 0 {
-			size += 2 * (header + label*max(n, room)) // The value's and the sample's.
+			size += header + label*max(n, room) + label*n // The value's map and the sample's labels.
 		}
 		for name, text := range v.MetricLabels {
 			size += len(name) + len(text)
@@ -340,9 +339,8 @@ func valuesOf(metric string, items []catalog.Item) []external_metrics.ExternalMe
 	values := make([]external_metrics.ExternalMetricValue, 0, len(items))
 	for _, item := range items {
 		values = append(values, external_metrics.ExternalMetricValue{
-			MetricName: metric,
-			// Whatever may happen to the API's types, the engine's must not change.
-			MetricLabels:  maps.Clone(item.Labels),
+			MetricName:    metric,
+			MetricLabels:  item.Labels.Map(),
 			Timestamp:     metav1.NewTime(item.Time),
 			WindowSeconds: secondsOf(item.Window),
 			Value:         withText(item.Value),

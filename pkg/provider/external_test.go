@@ -110,8 +110,8 @@ var (
 
 func TestGetExternalMetric(t *testing.T) {
 	two := engine.Answer{Samples: []sources.Sample{
-		{Labels: map[string]string{"id": "visible"}, Value: 0.9, Time: at, Window: time.Minute},
-		{Labels: map[string]string{"id": "delayed"}, Value: -7.5, Time: at},
+		{Labels: sources.NewLabels("id", "visible"), Value: 0.9, Time: at, Window: time.Minute},
+		{Labels: sources.NewLabels("id", "delayed"), Value: -7.5, Time: at},
 	}}
 	p := NewExternal(fakeCatalog{depth: {Name: depth}}, fakeEngine{answer: two}, nil, nil)
 	for selector, want := range map[string]string{
@@ -164,7 +164,7 @@ func TestGetExternalMetricFails(t *testing.T) {
 		},
 		{
 			name: "NaN", read: fakeEngine{answer: engine.Answer{Samples: []sources.Sample{{Value: math.NaN(), Time: at}}}},
-			want: "500 external metric shop/depth: series map[]: not a number that can be served: NaN",
+			want: "500 external metric shop/depth: series {}: not a number that can be served: NaN",
 		},
 		{name: "cannot be asked", broken: errors.New("spec.queries: there are none"), want: "500 external metric shop/depth: spec.queries: there are none"},
 	} {
@@ -230,8 +230,8 @@ func TestGetExternalMetricOfRule(t *testing.T) {
 		{
 			name: "one item an element, with all its labels, whatever the selector", selector: "queue in (a,b)",
 			read: fakeEngine{answer: engine.Answer{Samples: []sources.Sample{
-				{Labels: map[string]string{"queue": "a", "job": "x"}, Value: 0.9, Time: at, Window: 90 * time.Second},
-				{Labels: map[string]string{"kind": "other"}, Value: 12, Time: at},
+				{Labels: sources.NewLabels("queue", "a", "job", "x"), Value: 0.9, Time: at, Window: 90 * time.Second},
+				{Labels: sources.NewLabels("kind", "other"), Value: 12, Time: at},
 			}}},
 			want: "jobs map[job:x queue:a] 900m 03:04:00 90 | jobs map[kind:other] 12 03:04:00 -",
 		},
@@ -240,17 +240,17 @@ func TestGetExternalMetricOfRule(t *testing.T) {
 		{name: "an empty vector that means zero", read: fakeEngine{answer: engine.Answer{Fetched: at}, err: noData}, zero: true, want: "jobs map[] 0 03:04:00 -"},
 		{
 			name: "one NaN fails the whole, for a part of the sum is a wrong sum",
-			read: fakeEngine{answer: engine.Answer{Samples: slices.Concat(sample(1), []sources.Sample{{Labels: map[string]string{"queue": "b"}, Value: math.NaN()}})}},
-			want: "500 external metric shop/jobs (externalRules[2], line 40, server main): series map[queue:b]: " +
+			read: fakeEngine{answer: engine.Answer{Samples: slices.Concat(sample(1), []sources.Sample{{Labels: sources.NewLabels("queue", "b"), Value: math.NaN()}})}},
+			want: "500 external metric shop/jobs (externalRules[2], line 40, server main): series {queue=b}: " +
 				`not a number that can be served: NaN, in the answer to sum(jobs_waiting{namespace="shop",}) at main`,
 		},
 		{
 			name: "infinity", read: fakeEngine{answer: engine.Answer{Samples: sample(math.Inf(1))}},
-			want: "500 external metric shop/jobs (externalRules[2], line 40, server main): series map[]: not a number that can be served: +Inf, in the answer to sum(",
+			want: "500 external metric shop/jobs (externalRules[2], line 40, server main): series {}: not a number that can be served: +Inf, in the answer to sum(",
 		},
 		{
 			name: "overflow", read: fakeEngine{answer: engine.Answer{Samples: sample(-1e19)}},
-			want: "500 external metric shop/jobs (externalRules[2], line 40, server main): series map[]: not a number that can be served: -1e+19, in the answer to sum(",
+			want: "500 external metric shop/jobs (externalRules[2], line 40, server main): series {}: not a number that can be served: -1e+19, in the answer to sum(",
 		},
 		{
 			name: "below zero", read: fakeEngine{answer: engine.Answer{Samples: sample(-1.5)}},

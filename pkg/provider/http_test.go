@@ -223,8 +223,8 @@ func TestExternalMetricsOverHTTP(t *testing.T) {
 	}{
 		"a vector": {
 			read: fakeEngine{answer: engine.Answer{Samples: []sources.Sample{
-				{Labels: map[string]string{"queue": "a"}, Value: 1, Time: at, Window: time.Minute},
-				{Labels: map[string]string{"queue": "b"}, Value: 2.5, Time: at},
+				{Labels: sources.NewLabels("queue", "a"), Value: 1, Time: at, Window: time.Minute},
+				{Labels: sources.NewLabels("queue", "b"), Value: 2.5, Time: at},
 			}}},
 			want: "map[queue:a] 1 60 | map[queue:b] 2500m -",
 		},

@@ -323,7 +323,7 @@ func (r readings) usage(o objects.Object) (usage, error) {
 func byContainer(samples []sources.Sample, label string) map[string][]sources.Sample {
 	by := make(map[string][]sources.Sample, len(samples))
 	for _, s := range samples {
-		name := s.Labels[label]
+		name := s.Labels.Get(label)
 		by[name] = append(by[name], s)
 	}
 	return by

@@ -132,7 +132,7 @@ func usageSample(line string) (types.NamespacedName, sources.Sample) {
 	}
 	s := sources.Sample{Value: value, Time: at.Truncate(24 * time.Hour).Add(clock.Sub(clock.Truncate(24 * time.Hour)))}
 	if fields[1] != "-" {
-		s.Labels = map[string]string{"container": strings.Trim(fields[1], `"`)}
+		s.Labels = sources.NewLabels("container", strings.Trim(fields[1], `"`))
 	}
 	return types.NamespacedName{Namespace: namespace, Name: object}, s
 }
@@ -611,7 +611,7 @@ func (e usageEngine) Read(_ context.Context, r engine.Request) (engine.Answer, e
 	for metric, samples := range e {
 		if strings.Contains(query, metric) {
 			samples = slices.DeleteFunc(slices.Clone(samples), func(s sources.Sample) bool {
-				namespace, ok := s.Labels["namespace"]
+				namespace, ok := s.Labels.Lookup("namespace")
 				return ok && strings.Contains(query, "namespace=") && !strings.Contains(query, fmt.Sprintf("namespace=%q", namespace))
 			})
 			return engine.Answer{Samples: samples, Fetched: at}, nil
@@ -634,10 +634,10 @@ func TestStockResourceRules(t *testing.T) {
 	f := newFakeResources()
 	f.rules = set.Resource
 	container := func(namespace, pod, name string, v float64) sources.Sample {
-		return sources.Sample{Labels: map[string]string{"namespace": namespace, "pod": pod, "container": name}, Value: v, Time: at, Window: 3 * time.Minute}
+		return sources.Sample{Labels: sources.NewLabels("namespace", namespace, "pod", pod, "container", name), Value: v, Time: at, Window: 3 * time.Minute}
 	}
 	node := func(name string, v float64) sources.Sample {
-		return sources.Sample{Labels: map[string]string{"instance": name}, Value: v, Time: at, Window: 3 * time.Minute}
+		return sources.Sample{Labels: sources.NewLabels("instance", name), Value: v, Time: at, Window: 3 * time.Minute}
 	}
 	planner := plan.New(plan.Options{
 		Source: "prometheus", Mapper: coreMapper{}, Counter: noCount{}, MaxAge: func() time.Duration { return time.Minute },
@@ -671,7 +671,7 @@ func FuzzUsage(f *testing.F) {
 	f.Add("", "POD", math.NaN(), -1.0, math.Inf(1), 1e300)
 	f.Fuzz(func(t *testing.T, one, other string, a, b, c, d float64) {
 		sample := func(name string, v float64) sources.Sample {
-			return sources.Sample{Labels: map[string]string{"container": name}, Value: v, Time: at}
+			return sources.Sample{Labels: sources.NewLabels("container", name), Value: v, Time: at}
 		}
 		key := types.NamespacedName{Namespace: "shop", Name: "web-1"}
 		var r readings

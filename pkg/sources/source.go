@@ -50,9 +50,8 @@ type Query interface {
 
 // Sample is one measured value.
 type Sample struct {
-	// Labels tell apart the samples of one result. They are shared between
-	// readers and must not be written to.
-	Labels map[string]string
+	// Labels tell apart the samples of one result.
+	Labels Labels
 	// Value is what the backend said, unrounded; it may be NaN or infinite.
 	Value float64
 	// Time is when the value was measured, not when it was asked for. For a value

@@ -186,7 +186,7 @@ func TestCloudWatchTimes(t *testing.T) {
 	if sample.Window != time.Minute {
 		t.Errorf("the sample covers %v, want a minute", sample.Window)
 	}
-	if diff := cmp.Diff(map[string]string{"id": "m1", "label": "x"}, sample.Labels); diff != "" {
+	if diff := cmp.Diff(map[string]string{"id": "m1", "label": "x"}, sample.Labels.Map()); diff != "" {
 		t.Errorf("labels (-want +got):\n%s", diff)
 	}
 }
@@ -269,7 +269,7 @@ func TestCloudWatchExpressions(t *testing.T) {
 				}
 				values := make(map[string]float64)
 				for _, s := range got.Samples {
-					values[s.Labels["id"]+"="+s.Labels["label"]] = s.Value
+					values[s.Labels.Get("id")+"="+s.Labels.Get("label")] = s.Value
 				}
 				if diff := cmp.Diff(test.want, values); diff != "" {
 					t.Errorf("%s (-want +got):\n%s", name, diff)

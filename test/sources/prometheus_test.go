@@ -288,7 +288,7 @@ func prometheusLabels(t *testing.T, base string) {
 		if got.Err != nil {
 			t.Fatal(got.Err)
 		}
-		labels := got.Samples[0].Labels
+		labels := got.Samples[0].Labels.Map()
 		delete(labels, "instance")
 		if diff := cmp.Diff(map[string]string{"__name__": "tide_odd", "odd": odd, "job": "tide"}, labels); diff != "" {
 			t.Errorf("%s: labels (-want +got):\n%s", promQL, diff)

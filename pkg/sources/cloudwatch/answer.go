@@ -372,14 +372,14 @@ func (c *call) labelOf(q *Query, d datum, label string, ids []string) string {
 }
 
 // labelSets are the labels of the samples of a call, which are the same ones for many of its
-// queries, by the id and the label. They are not changed once they are there.
-type labelSets map[[2]string]map[string]string
+// queries, by the id and the label.
+type labelSets map[[2]string]sources.Labels
 
-func (l labelSets) of(id, label string) map[string]string {
+func (l labelSets) of(id, label string) sources.Labels {
 	set, ok := l[[2]string{id, label}]
 	if !ok {
 		label = strings.Clone(label) // It may be a part of the whole answer, which is not to live as long.
-		set = map[string]string{"id": id, "label": label}
+		set = sources.NewLabels("id", id, "label", label)
 		l[[2]string{id, label}] = set
 	}
 	return set

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -68,10 +67,10 @@ func TestSamples(t *testing.T) {
 		t.Fatal(got.Err)
 	}
 	want := []sources.Sample{
-		{Labels: map[string]string{"id": "m2", "label": "y"}, Value: -7.5, Time: minute, Window: time.Minute},
-		{Labels: map[string]string{"id": "e1", "label": "both"}, Value: 9.1e18, Time: minute, Window: time.Minute},
-		{Labels: map[string]string{"id": "all", "label": "x"}, Value: 0.9, Time: minute, Window: time.Minute},
-		{Labels: map[string]string{"id": "all", "label": "y"}, Value: 0, Time: minute, Window: time.Minute},
+		{Labels: sources.NewLabels("id", "m2", "label", "y"), Value: -7.5, Time: minute, Window: time.Minute},
+		{Labels: sources.NewLabels("id", "e1", "label", "both"), Value: 9.1e18, Time: minute, Window: time.Minute},
+		{Labels: sources.NewLabels("id", "all", "label", "x"), Value: 0.9, Time: minute, Window: time.Minute},
+		{Labels: sources.NewLabels("id", "all", "label", "y"), Value: 0, Time: minute, Window: time.Minute},
 	}
 	if len(got.Samples) != len(want) {
 		t.Fatalf("got %d samples, want %d", len(got.Samples), len(want))
@@ -79,7 +78,7 @@ func TestSamples(t *testing.T) {
 	for i, s := range got.Samples {
 		w := want[i]
 		if s.Value != w.Value || !s.Time.Equal(w.Time) || s.Window != w.Window ||
-			s.Labels["id"] != w.Labels["id"] || s.Labels["label"] != w.Labels["label"] {
+			s.Labels.Get("id") != w.Labels.Get("id") || s.Labels.Get("label") != w.Labels.Get("label") {
 			t.Errorf("sample %d is %+v, want %+v", i, s, w)
 		}
 	}
@@ -106,7 +105,7 @@ func TestPeriodsSideBySide(t *testing.T) {
 	}
 	for i, want := range []float64{0, 3, 121} {
 		if v := got.Samples[i].Value; v != want {
-			t.Errorf("%s is of %v minutes ago, want %v", got.Samples[i].Labels["id"], v, want)
+			t.Errorf("%s is of %v minutes ago, want %v", got.Samples[i].Labels.Get("id"), v, want)
 		}
 	}
 
@@ -505,7 +504,7 @@ func TestLabels(t *testing.T) {
 					t.Fatal(r.Err)
 				}
 				for _, s := range r.Samples {
-					labels = append(labels, s.Labels["id"]+"="+s.Labels["label"])
+					labels = append(labels, s.Labels.Get("id")+"="+s.Labels.Get("label"))
 				}
 			}
 			want := "m1=tg0, e1=e1, list=list of m1 and tg1"
@@ -658,9 +657,8 @@ func TestPeriodOfUnreadableSearch(t *testing.T) {
 	}
 }
 
-// TestLabelsAreShared: the samples of a call have one map for equal labels, and none of
-// those that are not.
-func TestLabelsAreShared(t *testing.T) {
+// TestLabelsOfACall: those of one query are not another one's, though equal ones are shared.
+func TestLabelsOfACall(t *testing.T) {
 	c := packAt(answeredAt,
 		mustQuery(t, depth("a", "one")), mustQuery(t, depth("a", "two")), mustQuery(t, depth("b", "one")), mustQuery(t, math("a", "1+1")))[0]
 	ids := c.ids()
@@ -669,17 +667,14 @@ func TestLabelsAreShared(t *testing.T) {
 		result(ids[0][0], "x", 1), result(ids[1][0], "x", 2), result(ids[2][0], "x", 3), result(ids[3][0], ids[3][0], 4),
 	}})
 	results := c.results(a, ids)
-	labels := make([]map[string]string, len(results))
+	labels := make([]sources.Labels, len(results))
 	for i, r := range results {
 		if r.Err != nil {
 			t.Fatal(r.Err)
 		}
 		labels[i] = r.Samples[0].Labels
 	}
-	if got, want := fmt.Sprint(labels), "[map[id:a label:x] map[id:a label:x] map[id:b label:x] map[id:a label:a]]"; got != want {
+	if got, want := fmt.Sprint(labels), "[{id=a,label=x} {id=a,label=x} {id=b,label=x} {id=a,label=a}]"; got != want {
 		t.Errorf("the labels are %s, want %s", got, want)
-	}
-	if reflect.ValueOf(labels[0]).Pointer() != reflect.ValueOf(labels[1]).Pointer() {
-		t.Error("equal labels are not one map")
 	}
 }

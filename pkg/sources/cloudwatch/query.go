@@ -271,17 +271,17 @@ func (q *Query) metrics() int {
 
 // Returned are the labels of the samples that the query gives, for each of the Spec's queries
 // that are returned: without those that CloudWatch makes up.
-func (q *Query) Returned() []map[string]string {
-	var all []map[string]string
+func (q *Query) Returned() []sources.Labels {
+	var all []sources.Labels
 	for _, d := range q.data {
 		if !d.returned() {
 			continue
 		}
-		labels := map[string]string{"id": d.ID}
+		pairs := []string{"id", d.ID}
 		if d.Label != "" {
-			labels["label"] = d.Label
+			pairs = append(pairs, "label", d.Label)
 		}
-		all = append(all, labels)
+		all = append(all, sources.NewLabels(pairs...))
 	}
 	return all
 }

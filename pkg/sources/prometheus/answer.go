@@ -160,7 +160,7 @@ func (a *answer) series() error {
 }
 
 // labels reads the labels of a series.
-func (a *answer) labels() (map[string]string, error) {
+func (a *answer) labels() (sources.Labels, error) {
 	a.pairs = a.pairs[:0]
 	err := a.object(func(name []byte) error {
 		label := a.names.get(name)
@@ -168,14 +168,10 @@ func (a *answer) labels() (map[string]string, error) {
 		a.pairs = append(a.pairs, label, a.names.get(value))
 		return err
 	})
-	if err != nil || len(a.pairs) == 0 {
-		return nil, err
+	if err != nil {
+		return sources.Labels{}, err
 	}
-	labels := make(map[string]string, len(a.pairs)/2)
-	for i := 0; i < len(a.pairs); i += 2 {
-		labels[a.pairs[i]] = a.pairs[i+1]
-	}
-	return labels, nil
+	return sources.NewLabels(a.pairs...), nil
 }
 
 // sample reads the time and the value of a series.

@@ -44,8 +44,8 @@ func decode(from io.Reader) ([]sources.Sample, error) {
 
 func TestDecodeQuery(t *testing.T) {
 	at := time.UnixMilli(1435781451781)
-	one := func(value float64, labels map[string]string) []sources.Sample {
-		return []sources.Sample{{Labels: labels, Value: value, Time: at}}
+	one := func(value float64, labels ...string) []sources.Sample {
+		return []sources.Sample{{Labels: sources.NewLabels(labels...), Value: value, Time: at}}
 	}
 	for _, test := range []struct {
 		name, answer string
@@ -53,23 +53,23 @@ func TestDecodeQuery(t *testing.T) {
 	}{
 		{"an empty vector", vectorOf(``), nil},
 		{"an empty vector as null", resultOf("vector", "null"), nil},
-		{"a sample", vectorOf(`{"metric":{"__name__":"up","job":"a"},"value":[1435781451.781,"0.9"]}`), one(0.9, map[string]string{"__name__": "up", "job": "a"})},
-		{"a sample without labels", vectorOf(`{"metric":{},"value":[1435781451.781,"-7.5"]}`), one(-7.5, nil)},
-		{"the parts the other way around", vectorOf(`{"value":[1435781451.781,"1"],"metric":{"a":"b"}}`), one(1, map[string]string{"a": "b"})},
-		{"the type after the result", `{"data":{"result":[{"metric":{},"value":[1435781451.781,"2"]}],"resultType":"vector"},"status":"success"}`, one(2, nil)},
+		{"a sample", vectorOf(`{"metric":{"__name__":"up","job":"a"},"value":[1435781451.781,"0.9"]}`), one(0.9, "__name__", "up", "job", "a")},
+		{"a sample without labels", vectorOf(`{"metric":{},"value":[1435781451.781,"-7.5"]}`), one(-7.5)},
+		{"the parts the other way around", vectorOf(`{"value":[1435781451.781,"1"],"metric":{"a":"b"}}`), one(1, "a", "b")},
+		{"the type after the result", `{"data":{"result":[{"metric":{},"value":[1435781451.781,"2"]}],"resultType":"vector"},"status":"success"}`, one(2)},
 		{"two samples", vectorOf(`{"metric":{"a":"1"},"value":[1,"1"]},{"metric":{"a":"2"},"value":[2.0005,"2"]}`), []sources.Sample{
-			{Labels: map[string]string{"a": "1"}, Value: 1, Time: time.Unix(1, 0)},
-			{Labels: map[string]string{"a": "2"}, Value: 2, Time: time.UnixMilli(2001)},
+			{Labels: sources.NewLabels("a", "1"), Value: 1, Time: time.Unix(1, 0)},
+			{Labels: sources.NewLabels("a", "2"), Value: 2, Time: time.UnixMilli(2001)},
 		}},
-		{"a scalar", resultOf("scalar", `[1435781451.781,"3"]`), one(3, nil)},
-		{"a scalar before its type", `{"status":"success","data":{"result":[1435781451.781,"3"],"resultType":"scalar"}}`, one(3, nil)},
-		{"infinite", vectorOf(`{"metric":{},"value":[1435781451.781,"+Inf"]}`), one(math.Inf(1), nil)},
-		{"negative infinite", vectorOf(`{"metric":{},"value":[1435781451.781,"-Inf"]}`), one(math.Inf(-1), nil)},
-		{"the smallest", vectorOf(`{"metric":{},"value":[1435781451.781,"5e-324"]}`), one(5e-324, nil)},
-		{"past 2^53", vectorOf(`{"metric":{},"value":[1435781451.781,"9007199254740993"]}`), one(9007199254740992, nil)},
-		{"escapes", vectorOf(`{"metric":{"a\"b":"c\\d\n\u00fc\ud83d\ude00ü","e":"}"},"value":[1435781451.781,"1"]}`), one(1, map[string]string{`a"b`: "c\\d\nü😀ü", "e": "}"})},
-		{"other fields", `{"status":"success","isPartial":false,"data":{"resultType":"vector","stats":{"a":[1,{"b":null}]},"result":[{"metric":{},"value":[1435781451.781,"1"],"x":[[]]}]},"warnings":null,"infos":["a","b"],"trace":{}}`, one(1, nil)},
-		{"spaces", strings.ReplaceAll(vectorOf(`{"metric":{},"value":[1435781451.781,"1"]}`), ":", " :\n\t ") + "\n", one(1, nil)},
+		{"a scalar", resultOf("scalar", `[1435781451.781,"3"]`), one(3)},
+		{"a scalar before its type", `{"status":"success","data":{"result":[1435781451.781,"3"],"resultType":"scalar"}}`, one(3)},
+		{"infinite", vectorOf(`{"metric":{},"value":[1435781451.781,"+Inf"]}`), one(math.Inf(1))},
+		{"negative infinite", vectorOf(`{"metric":{},"value":[1435781451.781,"-Inf"]}`), one(math.Inf(-1))},
+		{"the smallest", vectorOf(`{"metric":{},"value":[1435781451.781,"5e-324"]}`), one(5e-324)},
+		{"past 2^53", vectorOf(`{"metric":{},"value":[1435781451.781,"9007199254740993"]}`), one(9007199254740992)},
+		{"escapes", vectorOf(`{"metric":{"a\"b":"c\\d\n\u00fc\ud83d\ude00ü","e":"}"},"value":[1435781451.781,"1"]}`), one(1, `a"b`, "c\\d\nü😀ü", "e", "}")},
+		{"other fields", `{"status":"success","isPartial":false,"data":{"resultType":"vector","stats":{"a":[1,{"b":null}]},"result":[{"metric":{},"value":[1435781451.781,"1"],"x":[[]]}]},"warnings":null,"infos":["a","b"],"trace":{}}`, one(1)},
+		{"spaces", strings.ReplaceAll(vectorOf(`{"metric":{},"value":[1435781451.781,"1"]}`), ":", " :\n\t ") + "\n", one(1)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for name, from := range map[string]io.Reader{

@@ -185,7 +185,7 @@ func TestFetchSample(t *testing.T) {
 		t.Fatal(got.Err)
 	}
 	sample := got.Samples[0]
-	if sample.Value != 0.9 || sample.Window != 2*time.Minute || sample.Labels["q"] != "a" || sample.Time.Before(before) || sample.Time.After(time.Now()) {
+	if sample.Value != 0.9 || sample.Window != 2*time.Minute || sample.Labels.Get("q") != "a" || sample.Time.Before(before) || sample.Time.After(time.Now()) {
 		t.Errorf("got %+v", sample)
 	}
 }
