@@ -64,11 +64,13 @@ lint: $(BIN)/golangci-lint ## Run the linters over both modules
 generate: $(BIN)/controller-gen ## Write the generated files anew
 	@tools/generate.sh $(BIN)/controller-gen
 	@go test ./cmd/adapter -run '^TestReference$$' -update
+	@cd test && go test ./chart -run '^TestGenerated$$' -update
 
 .PHONY: verify
 verify: $(BIN)/controller-gen ## Fail when a generated file is stale
 	@tools/verify-generated.sh $(BIN)/controller-gen
 	@go test ./cmd/adapter -run '^TestReference$$'
+	@cd test && go test ./chart -run '^TestGenerated$$'
 
 .PHONY: vuln
 vuln: ## Look for known vulnerabilities (asks the public database)
@@ -97,7 +99,7 @@ KUBE_LDFLAGS := -s -w \
 KUBE := $(addprefix $(BIN)/,kube-apiserver kube-controller-manager kube-scheduler kubectl)
 
 .PHONY: kube
-kube: $(BIN)/etcd $(BIN)/kwok $(BIN)/prometheus $(BIN)/promtool $(KUBE) ## Build the control plane and Prometheus into .bin/ (30 minutes with a cold cache, once)
+kube: $(BIN)/etcd $(BIN)/kwok $(BIN)/prometheus $(BIN)/promtool $(BIN)/helm $(BIN)/helm3 $(KUBE) ## Build the control plane, Prometheus and Helm into .bin/ (30 minutes with a cold cache, once)
 
 $(KUBE): $(BIN)/%: test/kube/go.mod test/kube/go.sum
 	@echo "building $* $(KUBE_VERSION)"
@@ -120,4 +122,22 @@ PROMETHEUS_VERSION := $(shell awk '$$1 == "github.com/prometheus/prometheus" {pr
 $(BIN)/prometheus $(BIN)/promtool: test/kube/prometheus/go.mod test/kube/prometheus/go.sum
 	@echo "building $(@F) $(PROMETHEUS_VERSION)"
 	@cd test/kube/prometheus && CGO_ENABLED=0 go build -tags remove_all_sd,enable_kubernetes_sd -ldflags '-s -w' -o $@ github.com/prometheus/prometheus/cmd/$(@F)
+	@touch $@
+
+# The version of a module, as its go.mod in a folder of test/kube has it.
+module-version = $(shell awk '$$1 == "$(2)" {print $$2}' test/kube/$(1)/go.mod)
+
+$(BIN)/helm: test/kube/helm/go.mod test/kube/helm/go.sum
+	@echo "building helm $(call module-version,helm,helm.sh/helm/v4)"
+	@cd test/kube/helm && CGO_ENABLED=0 go build -ldflags '-s -w -X helm.sh/helm/v4/internal/version.version=$(call module-version,helm,helm.sh/helm/v4)' -o $@ helm.sh/helm/v4/cmd/helm
+	@touch $@
+
+# Without being told, it takes a cluster that it cannot ask for one of Kubernetes 1.20.
+HELM3_MINOR = $(word 2,$(subst ., ,$(call module-version,helm3,k8s.io/client-go)))
+HELM3_LDFLAGS = -s -w -X helm.sh/helm/v3/internal/version.version=$(call module-version,helm3,helm.sh/helm/v3) \
+	-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=$(HELM3_MINOR) -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=$(HELM3_MINOR)
+
+$(BIN)/helm3: test/kube/helm3/go.mod test/kube/helm3/go.sum
+	@echo "building helm $(call module-version,helm3,helm.sh/helm/v3)"
+	@cd test/kube/helm3 && CGO_ENABLED=0 go build -ldflags '$(HELM3_LDFLAGS)' -o $@ helm.sh/helm/v3/cmd/helm
 	@touch $@

@@ -1,0 +1,86 @@
+{{/* Whether somebody gives rules, other than by a ConfigMap of his own. */}}
+{{- define "tidegauge.hasRules" -}}
+{{- with .Values.rules -}}
+{{- if or .default .custom .external .resource -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The address for --prometheus-url, or nothing. Values of prometheus-adapter's chart that
+leave out the address mean the one that it has by default.
+*/}}
+{{- define "tidegauge.prometheusURL" -}}
+{{- $url := .Values.prometheus.url -}}
+{{- if kindIs "invalid" $url -}}
+{{- $known := and .Values.config.prometheus .Values.config.prometheus.servers -}}
+{{- $url = "" -}}
+{{- if and (not $known) (or (include "tidegauge.hasRules" .) .Values.rules.existing) -}}
+{{- $url = "http://prometheus.default.svc" -}}
+{{- end -}}
+{{- end -}}
+{{- with tpl $url . -}}
+{{- . -}}
+{{- if and $.Values.prometheus.port (not (regexMatch "^[a-z]+://(\\[[^]]*\\]|[^/:]*)(:[0-9]+|/.+)" .)) -}}
+:{{ int $.Values.prometheus.port }}
+{{- end -}}
+{{- $.Values.prometheus.path -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether prometheus-adapter's stock rules are wanted. */}}
+{{- define "tidegauge.stockRules" -}}
+{{- $wanted := .Values.rules.default -}}
+{{- if kindIs "invalid" $wanted -}}
+{{- $wanted = ne (include "tidegauge.prometheusURL" .) "" -}}
+{{- end -}}
+{{- if $wanted -}}true{{- end -}}
+{{- end -}}
+
+{{/* The adapter's configuration file. It is never empty, which the adapter takes for a mistake. */}}
+{{- define "tidegauge.configuration" -}}
+{{- $rules := list -}}
+{{- if include "tidegauge.stockRules" . -}}
+{{- $rules = (.Files.Get "files/stock-rules.yaml" | fromYaml).rules -}}
+{{- end -}}
+{{- with .Values.config }}
+{{- toYaml . }}
+{{ end -}}
+{{ dict "rules" (concat $rules (.Values.rules.custom | default list) | default list) | toYaml }}
+{{- with .Values.rules.external }}
+{{ dict "externalRules" . | toYaml }}
+{{- end }}
+{{- with .Values.rules.resource }}
+{{ dict "resourceRules" . | toYaml }}
+{{- end }}
+{{- end -}}
+
+{{/* Which APIs this adapter serves: their groups, separated by blanks. */}}
+{{- define "tidegauge.apis" -}}
+{{- $custom := .Values.apiServices.custom -}}
+{{- if eq (toString $custom) "auto" -}}
+{{- $custom = or (include "tidegauge.stockRules" .) .Values.rules.custom -}}
+{{- end -}}
+{{- $resource := .Values.apiServices.resource -}}
+{{- if eq (toString $resource) "auto" -}}
+{{- $resource = .Values.rules.resource -}}
+{{- end -}}
+{{- if .Values.apiServices.external }} external.metrics.k8s.io {{ end -}}
+{{- if $custom }} custom.metrics.k8s.io {{ end -}}
+{{- if $resource }} metrics.k8s.io {{ end -}}
+{{- end -}}
+
+{{/* The ports of all Prometheus servers that the values name, as a list in JSON. */}}
+{{- define "tidegauge.prometheusPorts" -}}
+{{- $urls := list -}}
+{{- with include "tidegauge.prometheusURL" . }}{{ $urls = append $urls . }}{{ end -}}
+{{- with .Values.config.prometheus -}}
+{{- range .servers }}{{ $urls = append $urls .url }}{{ end -}}
+{{- end -}}
+{{- $ports := list -}}
+{{- range $urls -}}
+{{- $url := urlParse . -}}
+{{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) -}}
+{{- $ports = append $ports (default (ternary 80 443 (eq $url.scheme "http")) (atoi $port)) -}}
+{{- end -}}
+{{- $ports | uniq | toJson -}}
+{{- end -}}

@@ -1,0 +1,356 @@
+package chart
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/tidegauge/tidegauge/test/env"
+)
+
+// measured are the resources that the rule of TestRights makes metrics of, by their label.
+var measured = map[string]metav1.GroupResource{
+	"pod":              {Resource: "pods"},
+	"service":          {Resource: "services"},
+	"node":             {Resource: "nodes"},
+	"persistentvolume": {Resource: "persistentvolumes"},
+	"ingress":          {Group: "networking.k8s.io", Resource: "ingresses"},
+	"deployment":       {Group: "apps", Resource: "deployments"},
+	"statefulset":      {Group: "apps", Resource: "statefulsets"},
+	"replicaset":       {Group: "apps", Resource: "replicasets"},
+	"daemonset":        {Group: "apps", Resource: "daemonsets"},
+	"job":              {Group: "batch", Resource: "jobs"},
+	"cronjob":          {Group: "batch", Resource: "cronjobs"},
+}
+
+// TestRights runs the adapter with the chart's rights but for some, and sees it miss each of
+// them. Nothing is missed when it has all. TestBindings has those of the bindings.
+func TestRights(t *testing.T) {
+	c := cluster(t)
+	port := freePort(t)
+	h := newHelm(t, "helm").on(c)
+	installed(t, h, "--values", measuringValues(t, startMeasures(t)), "--set", fmt.Sprintf("listenPort=%d,service.port=%d,shutdownDelaySeconds=0", port, port))
+	route(t, c)
+	if _, err := kubectl(t.Context(), c, demand, "apply", "-n", namespace, "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := kubectl(context.WithoutCancel(t.Context()), c, demand, "delete", "-n", namespace, "-f", "-"); err != nil {
+			t.Error(err)
+		}
+	})
+
+	watched := []string{"externalmetrics", "horizontalpodautoscalers", "namespaces"}
+	for _, r := range measured {
+		watched = append(watched, r.Resource)
+	}
+	for _, test := range []struct {
+		name  string
+		taken []right
+		// missed are the rights that are complained of, if those are not all that were taken.
+		missed []right
+	}{
+		{name: "nothing"},
+		{name: "watch", taken: each("watch", watched)},
+		// Whoever may watch does not list, on API servers that begin a watch with what is there.
+		{name: "list", taken: append(each("list", watched), each("watch", watched)...), missed: each("list", watched)},
+		{name: "create the lease", taken: []right{{"create", "leases"}, {"get", "pods"}}},
+		{name: "get the lease", taken: []right{{"get", "leases"}, {"patch", "pods/status"}}},
+		{name: "update the lease", taken: []right{{"update", "leases"}}},
+		{name: "patch the status of objects", taken: []right{{"patch", "externalmetrics/status"}}},
+		// Those that repeat are patched, which takes longer to see.
+		{name: "create Events", taken: []right{{"create", "events"}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			afresh(t, c)
+			restore := takeAway(t, c, test.taken)
+			defer restore()
+			a := startAdapter(t, c, port)
+			switch {
+			case len(test.taken) == 0:
+				eventually(t, func(ctx context.Context) error { return a.missesNothing(ctx, c) })
+			case len(test.missed) > 0:
+				eventually(t, func(ctx context.Context) error { return a.misses(ctx, c, test.missed) })
+			default:
+				eventually(t, func(ctx context.Context) error { return a.misses(ctx, c, test.taken) })
+			}
+			a.stop(t)
+		})
+	}
+}
+
+// TestBindings shows what becomes of an adapter that may not ask who a caller is and what
+// the caller may read, or not whom to believe.
+func TestBindings(t *testing.T) {
+	c := cluster(t)
+	port := freePort(t)
+	installed(t, newHelm(t, "helm").on(c), "--set", fmt.Sprintf("listenPort=%d,service.port=%d,shutdownDelaySeconds=0", port, port))
+	route(t, c)
+	config, err := c.UserConfig("somebody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	somebody, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rbac := c.Client().RbacV1()
+	for _, test := range []struct {
+		name, resource string
+		remove         func() error
+	}{
+		{"auth-delegator", "subjectaccessreviews", func() error {
+			return rbac.ClusterRoleBindings().Delete(t.Context(), release+":system:auth-delegator", metav1.DeleteOptions{})
+		}},
+		{"authentication reader", "configmaps", func() error {
+			return rbac.RoleBindings("kube-system").Delete(t.Context(), release+":extension-apiserver-authentication-reader", metav1.DeleteOptions{})
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if err := test.remove(); err != nil {
+				t.Fatal(err)
+			}
+			a := launch(t, c)
+			eventually(t, func(ctx context.Context) error {
+				answer := somebody.Discovery().RESTClient().Get().AbsPath("/apis/external.metrics.k8s.io/v1beta1/namespaces/default/nothing").Do(ctx).Error()
+				if text := a.plain(); !strings.Contains(text, fmt.Sprintf("resource %q", test.resource)) {
+					return fmt.Errorf("nobody misses the right; the answer is %w, and the log\n%s", answer, text)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// afresh takes away what adapters that ran before have written: their Lease, the conditions
+// of their pod and their Events.
+func afresh(t *testing.T, c *env.Cluster) {
+	t.Helper()
+	_, err := kubectl(t.Context(), c, "", "-n", namespace, "delete", "--ignore-not-found", "lease/tidegauge")
+	if err == nil {
+		_, err = kubectl(t.Context(), c, "", "-n", namespace, "delete", "pods", "--all", "--wait=false")
+	}
+	if err == nil {
+		_, err = kubectl(t.Context(), c, "", "-n", namespace, "delete", "events.events.k8s.io", "--all")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// right is a verb of a resource.
+type right struct{ verb, resource string }
+
+func each(verb string, resources []string) []right {
+	rights := make([]right, len(resources))
+	for i, r := range resources {
+		rights[i] = right{verb, r}
+	}
+	return rights
+}
+
+// takeAway takes rights out of the release's Role and ClusterRole, and returns what gives
+// them back.
+func takeAway(t *testing.T, c *env.Cluster, taken []right) func() {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	rbac := c.Client().RbacV1()
+	clusterRole, err := rbac.ClusterRoles().Get(ctx, release, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	role, err := rbac.Roles(namespace).Get(ctx, release, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	update := func(cluster, own []rbacv1.PolicyRule) {
+		clusterRole.Rules, role.Rules = cluster, own
+		clusterRole.ResourceVersion, role.ResourceVersion = "", ""
+		if _, err := rbac.ClusterRoles().Update(ctx, clusterRole, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := rbac.Roles(namespace).Update(ctx, role, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	had, hadOwn := clusterRole.Rules, role.Rules
+	update(rest(had, taken), rest(hadOwn, taken))
+	for _, rule := range slices.Concat(had, hadOwn) {
+		for _, r := range taken {
+			if slices.Contains(rule.Resources, r.resource) && slices.Contains(rule.Verbs, r.verb) {
+				eventually(t, func(ctx context.Context) error { return mayNot(ctx, c, r, rule.APIGroups[0]) })
+			}
+		}
+	}
+	return func() { update(had, hadOwn) }
+}
+
+// mayNot returns nil once the API server refuses a right to the adapter.
+func mayNot(ctx context.Context, c *env.Cluster, r right, group string) error {
+	resource, subresource, _ := strings.Cut(r.resource, "/")
+	review, err := c.Client().AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
+		Spec: authorizationv1.SubjectAccessReviewSpec{
+			User: "system:serviceaccount:" + namespace + ":" + release,
+			ResourceAttributes: &authorizationv1.ResourceAttributes{
+				Namespace: namespace, Group: group, Resource: resource, Subresource: subresource, Verb: r.verb,
+			},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	if review.Status.Allowed {
+		return fmt.Errorf("the adapter may still %s %s", r.verb, r.resource)
+	}
+	return nil
+}
+
+// rest are the rules without the rights that were taken.
+func rest(rules []rbacv1.PolicyRule, taken []right) []rbacv1.PolicyRule {
+	var kept []rbacv1.PolicyRule
+	for _, rule := range rules {
+		for _, resource := range rule.Resources {
+			one := *rule.DeepCopy()
+			one.Resources = []string{resource}
+			one.Verbs = slices.DeleteFunc(one.Verbs, func(verb string) bool { return slices.Contains(taken, right{verb, resource}) })
+			if len(one.Verbs) > 0 {
+				kept = append(kept, one)
+			}
+		}
+	}
+	return kept
+}
+
+// misses returns nil once the adapter has complained of every right that is missing.
+func (p *process) misses(ctx context.Context, c *env.Cluster, rights []right) error {
+	said := p.said(ctx, c)
+	var silent []string
+	for _, r := range rights {
+		if !strings.Contains(said, fmt.Sprintf("cannot %s resource %q", r.verb, r.resource)) {
+			silent = append(silent, r.verb+" "+r.resource)
+		}
+	}
+	if len(silent) > 0 {
+		return fmt.Errorf("nobody misses the right to %s; they say\n%s", strings.Join(silent, ", "), said[max(0, len(said)-3000):])
+	}
+	return nil
+}
+
+// missesNothing returns nil once everything that takes a right was done.
+func (p *process) missesNothing(ctx context.Context, c *env.Cluster) error {
+	said := p.said(ctx, c)
+	if strings.Contains(said, "cannot ") || strings.Contains(said, "forbidden") {
+		return errors.New(said)
+	}
+	if err := configurationLoaded(ctx, c, p.pod); err != nil {
+		return err
+	}
+	if _, err := c.Client().CoordinationV1().Leases(namespace).Get(ctx, "tidegauge", metav1.GetOptions{}); err != nil {
+		return err
+	}
+	status, err := kubectl(ctx, c, "", "-n", namespace, "get", "em", "depth", "-o", "jsonpath={.status.conditions}")
+	if err != nil {
+		return err
+	}
+	if status == "" {
+		return errors.New("the ExternalMetric has no conditions yet")
+	}
+	return nil
+}
+
+// said is the log, and how each metric is answered that is not read without fault.
+func (p *process) said(ctx context.Context, c *env.Cluster) string {
+	said := []string{p.plain()}
+	for _, r := range measured {
+		path := "/apis/custom.metrics.k8s.io/v1beta2/namespaces/" + namespace + "/"
+		if r.Resource == "nodes" || r.Resource == "persistentvolumes" {
+			path = "/apis/custom.metrics.k8s.io/v1beta2/"
+		}
+		path += strings.TrimSuffix(r.Resource+"."+r.Group, ".") + "/*/demo"
+		if err := c.Client().Discovery().RESTClient().Get().AbsPath(path).Do(ctx).Error(); err != nil {
+			said = append(said, path+": "+err.Error())
+		}
+	}
+	path := "/apis/custom.metrics.k8s.io/v1beta2/namespaces/*/metrics/demo"
+	if err := c.Client().Discovery().RESTClient().Get().AbsPath(path).Do(ctx).Error(); err != nil {
+		said = append(said, path+": "+err.Error())
+	}
+	return strings.Join(said, "\n")
+}
+
+// plain is the log without the marks that quote quotes in it.
+func (p *process) plain() string { return strings.ReplaceAll(p.logs(), `\"`, `"`) }
+
+// startMeasures starts a Prometheus with one series that has every label, and returns its URL.
+func startMeasures(t *testing.T) string {
+	t.Helper()
+	labels := map[string]string{"__name__": "demo", "namespace": namespace}
+	for label := range measured {
+		labels[label] = "demo"
+	}
+	answer := func(w http.ResponseWriter, data any) {
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(map[string]any{"status": "success", "data": data}); err != nil {
+			t.Error(err)
+		}
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/api/v1/series", func(w http.ResponseWriter, _ *http.Request) { answer(w, []any{labels}) })
+	mux.HandleFunc("/api/v1/query", func(w http.ResponseWriter, _ *http.Request) {
+		sample := map[string]any{"metric": labels, "value": []any{float64(time.Now().Unix()), "1"}}
+		answer(w, map[string]any{"resultType": "vector", "result": []any{sample}})
+	})
+	s := httptest.NewServer(mux)
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// measuringValues is a file with a rule of all measured resources.
+func measuringValues(t *testing.T, url string) string {
+	t.Helper()
+	overrides := map[string]any{"namespace": map[string]string{"resource": "namespace"}}
+	for label, r := range measured {
+		overrides[label] = map[string]string{"group": r.Group, "resource": r.Resource}
+	}
+	text, err := json.Marshal(map[string]any{
+		"prometheus": map[string]any{"url": url},
+		"rules": map[string]any{"default": false, "custom": []any{map[string]any{
+			"seriesQuery":  "demo",
+			"resources":    map[string]any{"overrides": overrides},
+			"metricsQuery": "sum(demo{<<.LabelMatchers>>}) by (<<.GroupBy>>)",
+		}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "values.yaml")
+	write(t, path, string(text))
+	return path
+}
+
+// demand is an ExternalMetric, which nobody can read without an identity at AWS, and an HPA
+// that names it.
+const demand = metric + `---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: depth}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: worker}
+  maxReplicas: 2
+  metrics:
+  - type: External
+    external: {metric: {name: depth}, target: {type: AverageValue, averageValue: "10"}}
+`
