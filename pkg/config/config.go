@@ -131,6 +131,7 @@ func (c *Config) check(line rules.Positions) FaultsError {
 		}
 	}
 	c.boundDefaults()
+	c.raiseIntervals()
 	faults := slices.Concat(c.bounds(),
 		faultsOf(c.CloudWatch.Validate(), "cloudwatch"),
 		faultsOf(c.Prometheus.Validate(), "prometheus"),
@@ -177,6 +178,24 @@ func (c *Config) boundDefaults() {
 	for name, server := range c.Prometheus.Servers {
 		server.CallTimeout = cmp.Or(server.CallTimeout, c.FetchTimeout)
 		c.Prometheus.Servers[name] = server
+	}
+}
+
+// raiseIntervals has no rule asked more often than its server scrapes.
+func (c *Config) raiseIntervals() {
+	raise := func(o *rules.Options) {
+		scraped := c.Prometheus.Servers[cmp.Or(o.Server, prometheus.DefaultServer)].ScrapeInterval
+		if interval := cmp.Or(o.Interval, rules.DefaultInterval); rules.CheckInterval(interval) == nil && interval < scraped {
+			o.Interval = scraped
+		}
+	}
+	for _, list := range [][]rules.Rule{c.Rules, c.ExternalRules} {
+		for i := range list {
+			raise(&list[i].Options)
+		}
+	}
+	if c.ResourceRules != nil {
+		raise(&c.ResourceRules.Options)
 	}
 }
 

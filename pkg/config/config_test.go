@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -302,6 +303,44 @@ func TestCallTimeout(t *testing.T) {
 	c, err := Parse([]byte("fetchTimeout: 3s"))
 	if err != nil || c.Prometheus.Servers["default"].CallTimeout != 3*time.Second {
 		t.Errorf("without servers got %+v, %v", c, err)
+	}
+}
+
+// No rule is asked more often than its server scrapes.
+func TestScrapeInterval(t *testing.T) {
+	c, err := Parse([]byte(`
+prometheus:
+  servers:
+    default: {url: "http://a:9090", scrapeInterval: 30s}
+    fast: {url: "http://b:9090", scrapeInterval: 5s}
+rules:
+- {seriesQuery: a, resources: {template: <<.Resource>>}, metricsQuery: sum(<<.Series>>)}
+- {seriesQuery: a, resources: {template: <<.Resource>>}, metricsQuery: sum(<<.Series>>), interval: 1m}
+- {seriesQuery: a, resources: {template: <<.Resource>>}, metricsQuery: sum(<<.Series>>), server: fast}
+externalRules:
+- {seriesQuery: a, metricsQuery: sum(<<.Series>>), interval: 2s, server: fast}
+- {seriesQuery: a, metricsQuery: sum(<<.Series>>), interval: 2s}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []time.Duration
+	for _, r := range slices.Concat(c.Compiled.Custom, c.Compiled.External) {
+		got = append(got, r.Interval)
+	}
+	if want := []time.Duration{30 * time.Second, time.Minute, 15 * time.Second, 5 * time.Second, 30 * time.Second}; !slices.Equal(got, want) {
+		t.Errorf("the intervals are %v, want %v", got, want)
+	}
+	_, err = Parse([]byte(`
+prometheus: {servers: {default: {url: "http://a:9090", scrapeInterval: 1m}}}
+externalRules:
+- {seriesQuery: a, metricsQuery: sum(<<.Series>>), maxAge: 45s}
+- {seriesQuery: a, metricsQuery: sum(<<.Series>>), interval: 1ms}
+`))
+	for _, want := range []string{"maxAge: 45s is shorter than the interval of 1m0s", "externalRules[1].interval: 1ms"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
 	}
 }
 

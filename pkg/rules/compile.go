@@ -16,11 +16,10 @@ import (
 	"k8s.io/apimachinery/pkg/selection"
 )
 
-// Defaults of Options.
-const (
-	defaultServer   = "default"
-	defaultInterval = 15 * time.Second
-)
+// DefaultInterval is that of rules without one.
+const DefaultInterval = 15 * time.Second
+
+const defaultServer = "default"
 
 // Bounds of a file, besides those of its times.
 const (
@@ -130,7 +129,7 @@ func (a at) rule(r Rule) (*Compiled, *resourceLabels) {
 	c := &Compiled{
 		cannot: newMemo[string, bool](maxRemembered),
 		ID:     a.path, Where: a.where(),
-		Server: cmp.Or(r.Server, defaultServer), Interval: cmp.Or(r.Interval, defaultInterval), MaxAge: r.MaxAge,
+		Server: cmp.Or(r.Server, defaultServer), Interval: cmp.Or(r.Interval, DefaultInterval), MaxAge: r.MaxAge,
 		ZeroForNoData: r.NoData == "zero", Share: r.ShareQueries == nil || *r.ShareQueries,
 	}
 	a.options(r.Options)
@@ -156,7 +155,7 @@ func (a at) rule(r Rule) (*Compiled, *resourceLabels) {
 
 // options checks what does not depend on the servers and the defaults of the file.
 func (a at) options(o Options) {
-	interval := cmp.Or(o.Interval, defaultInterval)
+	interval := cmp.Or(o.Interval, DefaultInterval)
 	if err := CheckInterval(interval); err != nil {
 		a.field("interval").fault("%w", err)
 	}

@@ -39,7 +39,8 @@ type Rule struct {
 type Options struct {
 	// Server is the name of the Prometheus server; "default" if it is empty.
 	Server string `yaml:"server"`
-	// Interval is how often a query is asked while it is in demand; 15s by default.
+	// Interval is how often a query is asked while it is in demand; DefaultInterval
+	// if it is zero.
 	Interval time.Duration `yaml:"interval"`
 	// MaxAge is how long the last good value serves; the file's maxAge by default.
 	MaxAge time.Duration `yaml:"maxAge"`

@@ -86,7 +86,7 @@ func (a at) resourceRules(r *ResourceRules) *CompiledResource {
 	}
 	window := a.field("window").window(r.Window)
 	return &CompiledResource{
-		Server: cmp.Or(r.Server, defaultServer), Interval: cmp.Or(r.Interval, defaultInterval), MaxAge: r.MaxAge,
+		Server: cmp.Or(r.Server, defaultServer), Interval: cmp.Or(r.Interval, DefaultInterval), MaxAge: r.MaxAge,
 		Share:  r.ShareQueries == nil || *r.ShareQueries,
 		CPU:    a.field("cpu").usage(r.CPU, window),
 		Memory: a.field("memory").usage(r.Memory, window),

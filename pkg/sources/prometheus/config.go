@@ -26,6 +26,9 @@ const (
 	defaultMaxCalls    = 8
 )
 
+// maxScrapeInterval is as long as a rule may wait between two questions.
+const maxScrapeInterval = 10 * time.Minute
+
 // Config is which servers there are, by name.
 type Config struct {
 	Servers map[string]Server `yaml:"servers"`
@@ -46,6 +49,9 @@ type Server struct {
 	// default. After a rest as many may be asked at once. Queries that do not come to be
 	// asked are answered later than their interval.
 	MaxCallsPerSecond int `yaml:"maxCallsPerSecond"`
+	// ScrapeInterval is how often the server scrapes what the rules read. No rule is asked
+	// more often, as there would be no other answer; zero if that is not known.
+	ScrapeInterval time.Duration `yaml:"scrapeInterval"`
 	// Headers are sent with every call, whatever the credentials are. Unlike HTTP's
 	// http_headers they may set Authorization, which then takes the place of HTTP's or
 	// the kubeconfig's. Their values are kept out of logs and errors.
@@ -108,7 +114,7 @@ func (c Config) Changed(other Config) []string {
 }
 
 func (s Server) withoutBounds() Server {
-	s.Verb, s.CallTimeout, s.MaxCalls, s.MaxCallsPerSecond = "", 0, 0, 0
+	s.Verb, s.CallTimeout, s.MaxCalls, s.MaxCallsPerSecond, s.ScrapeInterval = "", 0, 0, 0, 0
 	return s
 }
 
@@ -134,6 +140,8 @@ func (s Server) validate() error {
 		return fmt.Errorf("maxCalls: %d is not between 1 and 50", s.MaxCalls)
 	case s.MaxCallsPerSecond < 0 || s.MaxCallsPerSecond > 10_000:
 		return fmt.Errorf("maxCallsPerSecond: %d is not between 0, which is no limit, and 10000", s.MaxCallsPerSecond)
+	case s.ScrapeInterval != 0 && (s.ScrapeInterval < time.Second || s.ScrapeInterval > maxScrapeInterval):
+		return fmt.Errorf("scrapeInterval: %v is not between 1s and %v", s.ScrapeInterval, maxScrapeInterval)
 	}
 	if err := s.validateHeaders(); err != nil {
 		return fmt.Errorf("headers: %w", err)

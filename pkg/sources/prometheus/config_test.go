@@ -132,6 +132,8 @@ func TestConfigValidate(t *testing.T) {
 		{func(s *Server) { s.CallTimeout = 2 * time.Minute }, "callTimeout: 2m0s is not"},
 		{func(s *Server) { s.MaxCalls = -1 }, "maxCalls: -1 is not"},
 		{func(s *Server) { s.MaxCalls = 51 }, "maxCalls: 51 is not"},
+		{func(s *Server) { s.ScrapeInterval = time.Millisecond }, "scrapeInterval: 1ms is not"},
+		{func(s *Server) { s.ScrapeInterval = time.Hour }, "scrapeInterval: 1h0m0s is not"},
 		{func(s *Server) { s.MaxCallsPerSecond = -1 }, "maxCallsPerSecond: -1 is not"},
 		{func(s *Server) { s.MaxCallsPerSecond = 10_001 }, "maxCallsPerSecond: 10001 is not"},
 		{func(s *Server) { s.Headers = map[string]config.Secret{"a b": "hunter2"} }, `headers: "a b" is no name`},
