@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/dynamic/fake"
 	kubefake "k8s.io/client-go/kubernetes/fake"
 
+	"github.com/tidegauge/tidegauge/internal/heap"
 	metricsaws "github.com/tidegauge/tidegauge/pkg/apis/metricsaws/v1alpha1"
 	"github.com/tidegauge/tidegauge/pkg/engine"
 	"github.com/tidegauge/tidegauge/pkg/plan"
@@ -261,10 +262,10 @@ func BenchmarkMemory(b *testing.B) {
 		b.Run("metric="+kind, func(b *testing.B) {
 			var bytes uint64
 			for b.Loop() {
-				before := heap()
+				before := heap.InUse()
 				c := newCluster(b)
 				c.fill(n, kind)
-				bytes = heap() - before
+				bytes = heap.InUse() - before
 				runtime.KeepAlive(c)
 			}
 			b.ReportMetric(float64(bytes)/n, "B/HPA")

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/tidegauge/tidegauge/internal/heap"
 	"github.com/tidegauge/tidegauge/pkg/rules"
 )
 
@@ -873,23 +874,15 @@ func BenchmarkDiscoveryMemory(b *testing.B) {
 		c := &Catalog{}
 		d := NewDiscovery(c, DiscoveryOptions{Lister: manySeries(300_000), Mapper: mapper, Relist: relist, MaxAge: maxAge})
 		d.SetRules(set)
-		before := heap()
+		before := heap.InUse()
 		d.list(b.Context(), d.queries[seriesQuery{"default", queryA}])
-		after := heap()
+		after := heap.InUse()
 		b.ReportMetric(float64(int64(after)-int64(before))/1024, "KiB-kept")
 		if len(c.CustomNames()) != 2*300 {
 			b.Fatalf("%d metrics", len(c.CustomNames()))
 		}
 		runtime.KeepAlive(d)
 	}
-}
-
-func heap() uint64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
 }
 
 // manySeries has that many series of 300 names, each with three label sets of 13 names,

@@ -42,14 +42,19 @@ func namingsOf(namespace string, n int, since time.Time) map[naming]followed {
 	return all
 }
 
+// newWarnings are those of a reporter that has just begun.
+func newWarnings(a *access, identity string) *warnings {
+	r := NewReporter(a.watcher, a.state, a.kube, a.custom, "ns", identity)
+	return &warnings{turn: &turn{Reporter: r}, next: map[naming]time.Time{}}
+}
+
 // Four namespaces with all the unknown metrics that one may have do not keep the Event of
 // another one from being written, however often theirs are due again.
 func TestUnknownMetricsOfManyHPAsLeaveEventsToOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAccess(t)
 		written, _ := keepEvents(a)
-		r := NewReporter(a.watcher, a.state, a.kube, a.custom, "ns", "first")
-		w := &warnings{turn: &turn{Reporter: r}, next: map[naming]time.Time{}}
+		w := newWarnings(a, "first")
 		u := &undefined{names: map[naming]followed{}}
 		began := time.Now()
 		for i := range 4 {
@@ -78,8 +83,7 @@ func TestEventsThatAreThereDelayNoOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAccess(t)
 		written, until := keepEvents(a)
-		r := NewReporter(a.watcher, a.state, a.kube, a.custom, "ns", "second")
-		w := &warnings{turn: &turn{Reporter: r}, next: map[naming]time.Time{}}
+		w := newWarnings(a, "second")
 		u := &undefined{names: map[naming]followed{}}
 		began := time.Now()
 		for n, f := range namingsOf("noisy", 620, began) {

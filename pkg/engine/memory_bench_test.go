@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tidegauge/tidegauge/internal/heap"
 	"github.com/tidegauge/tidegauge/pkg/sources"
 )
 
@@ -33,7 +34,7 @@ func BenchmarkMemory(b *testing.B) {
 	source := measured{sources.NewLabels("id", "depth")}
 	var bytes uint64
 	for b.Loop() {
-		before := live()
+		before := heap.InUse()
 		e := New(Options{Sources: map[string]sources.Source{"b": source}})
 		ctx, stop := context.WithCancel(b.Context())
 		done := make(chan error)
@@ -47,18 +48,10 @@ func BenchmarkMemory(b *testing.B) {
 		for _, req := range requests {
 			_, _ = e.Read(ctx, req)
 		}
-		bytes = live() - before
+		bytes = heap.InUse() - before
 		stop()
 		<-done
 		runtime.KeepAlive(e)
 	}
 	b.ReportMetric(float64(bytes)/n, "B/query")
-}
-
-func live() uint64 {
-	runtime.GC()
-	runtime.GC()
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	return stats.HeapAlloc
 }

@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/tidegauge/tidegauge/internal/heap"
 )
 
 // TestMemoryIsWhatWasPut compares a memory with a map after changes at random.
@@ -119,27 +121,19 @@ func BenchmarkMemory(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			var bytes uint64
 			for b.Loop() {
-				before := heap()
+				before := heap.InUse()
 				s := tc.store()
 				for _, p := range thePods(tc.labelsOf) {
 					if err := s.Add(p); err != nil {
 						b.Fatal(err)
 					}
 				}
-				bytes = heap() - before
+				bytes = heap.InUse() - before
 				runtime.KeepAlive(s)
 			}
 			b.ReportMetric(float64(bytes)/100_000, "B/pod")
 		})
 	}
-}
-
-func heap() uint64 {
-	runtime.GC()
-	runtime.GC()
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	return stats.HeapAlloc
 }
 
 // BenchmarkSelect reads the 20 pods of an application among the 1,000 of its namespace.

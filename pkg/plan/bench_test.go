@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tidegauge/tidegauge/internal/heap"
 	"github.com/tidegauge/tidegauge/pkg/engine"
 	"github.com/tidegauge/tidegauge/pkg/rules"
 	"github.com/tidegauge/tidegauge/pkg/sources"
@@ -23,21 +24,13 @@ func BenchmarkMemory(b *testing.B) {
 	for b.Loop() {
 		p := New(Options{})
 		q := &query{question: rules.Question{ObjectLabel: "pod", NamespaceLabel: "namespace"}}
-		before := heap()
+		before := heap.InUse()
 		i := p.index(q, answer, "shop")
-		held = heap() - before
+		held = heap.InUse() - before
 		if len(i.objects) != n {
 			b.Fatalf("%d objects", len(i.objects))
 		}
 		runtime.KeepAlive(q)
 	}
 	b.ReportMetric(float64(held)/n, "B/object")
-}
-
-func heap() uint64 {
-	runtime.GC()
-	runtime.GC()
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	return stats.HeapAlloc
 }

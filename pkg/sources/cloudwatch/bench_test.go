@@ -8,6 +8,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/cloudwatch"
 
+	"github.com/tidegauge/tidegauge/internal/heap"
 	"github.com/tidegauge/tidegauge/pkg/sources"
 )
 
@@ -31,25 +32,17 @@ func decoded(tb testing.TB, i int) Spec {
 	return spec
 }
 
-func heap() uint64 {
-	runtime.GC()
-	runtime.GC()
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	return stats.HeapAlloc
-}
-
 // BenchmarkMemory says how many bytes of memory a query of one metric takes, and its answer.
 func BenchmarkMemory(b *testing.B) {
 	b.Run("queries", func(b *testing.B) {
 		var bytes uint64
 		for b.Loop() {
 			queries := make([]*Query, manyQueries)
-			before := heap()
+			before := heap.InUse()
 			for i := range queries {
 				queries[i] = mustSpec(b, decoded(b, i))
 			}
-			bytes = heap() - before
+			bytes = heap.InUse() - before
 			runtime.KeepAlive(queries)
 		}
 		b.ReportMetric(float64(bytes)/manyQueries, "B/query")
@@ -58,12 +51,12 @@ func BenchmarkMemory(b *testing.B) {
 		queries := repeat(manyQueries, func(i int) *Query { return mustSpec(b, decoded(b, i)) })
 		var bytes uint64
 		for b.Loop() {
-			before := heap()
+			before := heap.InUse()
 			results := make([]sources.Result, 0, manyQueries)
 			for _, c := range packAt(answeredAt, queries...) {
 				results = append(results, answered1(c)...)
 			}
-			bytes = heap() - before - manyQueries*40 // The results' own places.
+			bytes = heap.InUse() - before - manyQueries*40 // The results' own places.
 			runtime.KeepAlive(results)
 		}
 		b.ReportMetric(float64(bytes)/manyQueries, "B/answer")

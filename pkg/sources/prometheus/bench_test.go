@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"runtime"
 	"testing"
+
+	"github.com/tidegauge/tidegauge/internal/heap"
 )
 
 // BenchmarkMemory says how many bytes of memory a sample of a pod takes.
@@ -12,21 +14,13 @@ func BenchmarkMemory(b *testing.B) {
 	answer := vectorJSON(n)
 	var held uint64
 	for b.Loop() {
-		before := heap()
+		before := heap.InUse()
 		samples, err := decode(bytes.NewReader(answer))
 		if err != nil {
 			b.Fatal(err)
 		}
-		held = heap() - before
+		held = heap.InUse() - before
 		runtime.KeepAlive(samples)
 	}
 	b.ReportMetric(float64(held)/n, "B/sample")
-}
-
-func heap() uint64 {
-	runtime.GC()
-	runtime.GC()
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	return stats.HeapAlloc
 }
