@@ -18,15 +18,15 @@ func TestGarbageIsCollected(t *testing.T) {
 	t.Setenv("GOGC", "")
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // Nobody else collects.
 	debug.FreeOSMemory()
-	before := garbage()
+	before := heapNow().garbage
 	hold = make([]byte, 2*enoughGarbage)
 	runtime.GC()
-	if grown := int64(garbage() - before); grown > enoughGarbage {
+	if grown := int64(heapNow().garbage - before); grown > enoughGarbage {
 		t.Errorf("%d bytes in use count as garbage", grown)
 	}
 	hold = nil
 	runtime.GC() // What was in use is free now, and not given back.
-	if got := garbage(); got < enoughGarbage {
+	if got := heapNow().garbage; got < enoughGarbage {
 		t.Errorf("%d bytes are garbage or free, want %d at least", got, enoughGarbage)
 	}
 	synctest.Test(t, func(t *testing.T) {
@@ -35,7 +35,7 @@ func TestGarbageIsCollected(t *testing.T) {
 		if err := collectGarbage(ctx); err != nil {
 			t.Error(err)
 		}
-		if got := garbage(); got > enoughGarbage {
+		if got := heapNow().garbage; got > enoughGarbage {
 			t.Errorf("%d bytes are left", got)
 		}
 	})
