@@ -18,8 +18,8 @@ const (
 
 	// settledShare of a core is what an adapter may take that has taken in what it was
 	// given, over settleInterval.
-	settledShare   = 0.05
-	settleInterval = 3 * time.Second
+	settledShare   = 0.02
+	settleInterval = 5 * time.Second
 	settleLimit    = 5 * time.Minute
 	// dataFor is how long the metrics that are read have values.
 	dataFor = 20 * time.Minute

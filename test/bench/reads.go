@@ -89,18 +89,23 @@ func reads() measurement {
 }
 
 func measureReads(ctx context.Context, b *bed) (map[string]measured, error) {
+	values := map[string]measured{}
+	err := b.measureKinds(ctx, values)
+	return values, b.clearAfter(ctx, []string{readsNamespace}, err)
+}
+
+func (b *bed) measureKinds(ctx context.Context, values map[string]measured) error {
 	pods, err := b.deployments(ctx, []deployment{
 		{readsNamespace, fmt.Sprintf("pods-%d", few), few}, {readsNamespace, fmt.Sprintf("pods-%d", many), many},
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	depth := promproxy.Sample{Labels: map[string]string{"__name__": "queue_depth", "queue": "orders"}, Value: "17"}
 	b.proxy.Play(append(requests(pods), depth).Play)
 	defer b.proxy.Play(nil)
 
-	values := map[string]measured{}
-	err = b.with(ctx, requestRules, nil, func(a *env.Adapter) error {
+	return b.with(ctx, requestRules, nil, func(a *env.Adapter) error {
 		return b.withPeer(ctx, requestRules, func(peer *env.Adapter) error {
 			sides, err := b.sides(ctx, a, peer)
 			if err != nil {
@@ -114,7 +119,6 @@ func measureReads(ctx context.Context, b *bed) (map[string]measured, error) {
 			return nil
 		})
 	})
-	return values, err
 }
 
 // measureKind reads again and again what was read once and is complete.
