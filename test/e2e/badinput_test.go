@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 
 	"github.com/tidegauge/tidegauge/test/fakeaws"
 )
@@ -32,7 +34,44 @@ func TestUnknownMetric(t *testing.T) {
 	release := s.hold(3)
 	s.createHPA(autoscaler(worker, 0, "nowhere"))
 	s.awaitBlindHPA("nowhere", s.namespace)
+	s.awaitUnknownMetric("nowhere")
 	release()
+}
+
+// awaitUnknownMetric waits until the workers' HPA has the Event that tells of a metric that
+// nobody defines, and a self-metric counts it. That takes a minute: an HPA and its metric are
+// often applied together.
+func (s *space) awaitUnknownMetric(metric string) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*await)
+	defer cancel()
+	about := fields.Set{"regarding.kind": "HorizontalPodAutoscaler", "regarding.name": worker, "reason": "UnknownMetric"}
+	told := func() error {
+		list, err := s.Client().EventsV1().Events(s.namespace).List(ctx, metav1.ListOptions{FieldSelector: about.String()})
+		if err != nil || len(list.Items) == 0 {
+			return fmt.Errorf("%d Events: %w", len(list.Items), err)
+		}
+		s.warns(list.Items[0])
+		return mentions(list.Items[0].Note, metric, s.namespace, "spec.metrics[0].external.metric.name")
+	}
+	err := told()
+	for err != nil && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+			err = told()
+		}
+	}
+	if err != nil {
+		s.t.Fatalf("Event UnknownMetric: %v", err)
+	}
+	s.eventually("tidegauge_hpa_unknown_metrics", func(ctx context.Context) error {
+		text, err := s.selfMetric(ctx, `tidegauge_hpa_unknown_metrics{api="external"}`)
+		if err != nil || text == "0" {
+			return fmt.Errorf("it is %q: %w", text, err)
+		}
+		return nil
+	})
 }
 
 // What only AWS can judge is refused with AWS's words, and spoils no other object in the
