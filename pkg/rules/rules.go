@@ -15,21 +15,30 @@ import (
 // fields, names and defaults are those of prometheus-adapter, but for the ones of Rule
 // that say otherwise. Compile checks it.
 type File struct {
-	// Rules make metrics of custom.metrics.k8s.io.
+	// Rules make the metrics of custom.metrics.k8s.io. Of two that make a metric of one name
+	// for one resource, the later one counts.
 	Rules []Rule `yaml:"rules"`
-	// ExternalRules make metrics of external.metrics.k8s.io.
+	// ExternalRules make the metrics of external.metrics.k8s.io. Of two that make one of the
+	// same name, the later one counts, and an ExternalMetric of the name counts before both.
 	ExternalRules []Rule `yaml:"externalRules"`
-	// ResourceRules make metrics.k8s.io; nil if the file has none.
+	// ResourceRules make metrics.k8s.io: the usage of containers and nodes, in place of
+	// metrics-server. Without them it is not served.
 	ResourceRules *ResourceRules `yaml:"resourceRules"`
 }
 
 // Rule is one of `rules` or `externalRules`.
 type Rule struct {
-	SeriesQuery   string        `yaml:"seriesQuery"`
+	// SeriesQuery is a selector of PromQL: the series that it finds become metrics.
+	SeriesQuery string `yaml:"seriesQuery"`
+	// SeriesFilters leave out series by their names. All of them have to hold.
 	SeriesFilters []RegexFilter `yaml:"seriesFilters"`
-	Resources     Resources     `yaml:"resources"`
-	Name          Name          `yaml:"name"`
-	MetricsQuery  string        `yaml:"metricsQuery"`
+	// Resources are which labels of the series name which objects.
+	Resources Resources `yaml:"resources"`
+	// Name is what the metric is called; as the series if nothing is said.
+	Name Name `yaml:"name"`
+	// MetricsQuery is the PromQL that is asked, a template with `<<.Series>>`,
+	// `<<.LabelMatchers>>`, `<<.GroupBy>>`, `<<.GroupBySlice>>` and `<<.LabelValuesByName>>`.
+	MetricsQuery string `yaml:"metricsQuery"`
 
 	// The fields from here on are not prometheus-adapter's.
 	Options `yaml:",inline"`
@@ -37,51 +46,69 @@ type Rule struct {
 
 // Options are how the queries of a rule are asked.
 type Options struct {
-	// Server is the name of the Prometheus server; "default" if it is empty.
+	// Server is the name of the Prometheus server to ask, one of prometheus.servers.
 	Server string `yaml:"server"`
-	// Interval is how often a query is asked while it is in demand; DefaultInterval
-	// if it is zero.
+	// Interval is how often a query is asked while it is in demand; no more often than the
+	// scrapeInterval of the server.
 	Interval time.Duration `yaml:"interval"`
-	// MaxAge is how long the last good value serves; the file's maxAge by default.
+	// MaxAge is how long the last good value serves while the server cannot be asked: not
+	// less than the interval, and the file's maxAge by default.
 	MaxAge time.Duration `yaml:"maxAge"`
-	// NoData is what an answer without a value means: "error" (the default) or "zero".
-	// For metrics of objects, zero holds for each object that is asked for and exists.
+	// NoData is what an answer without a value means, error or zero. For metrics of objects,
+	// zero holds for each object that is asked for and exists. ResourceRules have no zero.
 	NoData string `yaml:"noData"`
-	// ShareQueries lets one query serve many readers where that gives the same
-	// numbers; true by default.
+	// ShareQueries lets one query serve many readers where that gives the same numbers.
 	ShareQueries *bool `yaml:"shareQueries"`
 }
 
 // RegexFilter keeps the series whose names match Is, or do not match IsNot.
 type RegexFilter struct {
-	Is    string `yaml:"is"`
+	// Is keeps the series whose names match this regular expression somewhere; one filter
+	// has either this or isNot.
+	Is string `yaml:"is"`
+	// IsNot keeps the others.
 	IsNot string `yaml:"isNot"`
 }
 
 // Resources says which labels name which objects.
 type Resources struct {
-	Template   string                   `yaml:"template"`
-	Overrides  map[string]GroupResource `yaml:"overrides"`
-	Namespaced *bool                    `yaml:"namespaced"`
+	// Template makes the label of a resource, such as `kube_<<.Group>>_<<.Resource>>`. It
+	// is read backwards too.
+	Template string `yaml:"template"`
+	// Overrides are resources by the labels that name their objects. They win over the
+	// template.
+	Overrides map[string]GroupResource `yaml:"overrides"`
+	// Namespaced is false for external metrics that are of no namespace: whoever may read
+	// external metrics in one reads them all.
+	Namespaced *bool `yaml:"namespaced"`
 }
 
 // GroupResource names a resource of the Kubernetes API, in the singular or the plural.
 type GroupResource struct {
-	Group    string `yaml:"group"`
+	// Group is the resource's API group; if it is left out, the first that has the resource,
+	// the core group before all others.
+	Group string `yaml:"group"`
+	// Resource is the resource's name, in the singular or the plural.
 	Resource string `yaml:"resource"`
 }
 
 // Name turns the name of a series into that of a metric.
 type Name struct {
+	// Matches is a regular expression: series whose names it does not match make no metric.
 	Matches string `yaml:"matches"`
-	As      string `yaml:"as"`
+	// As is the metric's name, in which `$1` and `${1}` are captures of matches. By default it is
+	// the only capture, or without any the whole name.
+	As string `yaml:"as"`
 }
 
 // ResourceRules make the usage of containers and nodes.
 type ResourceRules struct {
-	CPU    ResourceRule `yaml:"cpu"`
+	// CPU is the usage of CPU, in cores.
+	CPU ResourceRule `yaml:"cpu"`
+	// Memory is the usage of memory, in bytes.
 	Memory ResourceRule `yaml:"memory"`
-	// Window is the time that a usage covers, as a Prometheus duration such as 3m.
+	// Window is the time that a usage covers, as the API is to say it: a duration of
+	// Prometheus such as 3m. By default it is the longest range of the query.
 	Window string `yaml:"window"`
 
 	Options `yaml:",inline"`
@@ -89,10 +116,15 @@ type ResourceRules struct {
 
 // ResourceRule makes one kind of usage.
 type ResourceRule struct {
-	ContainerQuery string    `yaml:"containerQuery"`
-	NodeQuery      string    `yaml:"nodeQuery"`
-	Resources      Resources `yaml:"resources"`
-	ContainerLabel string    `yaml:"containerLabel"`
+	// ContainerQuery is the PromQL of the containers of pods, a template as metricsQuery,
+	// without `<<.Series>>`.
+	ContainerQuery string `yaml:"containerQuery"`
+	// NodeQuery is that of the nodes.
+	NodeQuery string `yaml:"nodeQuery"`
+	// Resources are which labels name pods, namespaces and nodes.
+	Resources Resources `yaml:"resources"`
+	// ContainerLabel is the label that names the container.
+	ContainerLabel string `yaml:"containerLabel"`
 }
 
 // Mapper knows the resources of the Kubernetes API. It may learn new ones at any time.

@@ -31,6 +31,8 @@ const maxScrapeInterval = 10 * time.Minute
 
 // Config is which servers there are, by name.
 type Config struct {
+	// Servers are the Prometheus servers by their names, which rules give as server. Without
+	// any there is one, default, at https://localhost or where flags say.
 	Servers map[string]Server `yaml:"servers"`
 }
 
@@ -38,39 +40,42 @@ type Config struct {
 type Server struct {
 	// URL is the server's address, with the path below which its API lies.
 	URL string `yaml:"url"`
-	// Verb is the HTTP method of queries, GET or POST; GET by default. A query too long
-	// for a URL is posted in any case.
+	// Verb is the HTTP method of queries. A query that is too long for an address is posted in
+	// any case.
 	Verb string `yaml:"verb"`
-	// CallTimeout is how long one query may take, which the server is told; 8s by default.
+	// CallTimeout is how long one query may take, which the server is told. It is not longer than fetchTimeout.
 	CallTimeout time.Duration `yaml:"callTimeout"`
-	// MaxCalls is how many queries may be in flight; 8 by default.
+	// MaxCalls is how many queries may be in flight.
 	MaxCalls int `yaml:"maxCalls"`
-	// MaxCallsPerSecond is how many queries may be asked in a second; without a limit by
-	// default. After a rest as many may be asked at once. Queries that do not come to be
+	// MaxCallsPerSecond is how many queries may be asked in a second; 0 is no limit. After a
+	// rest as many may be asked at once. Queries that do not come to be
 	// asked are answered later than their interval.
 	MaxCallsPerSecond int `yaml:"maxCallsPerSecond"`
 	// ScrapeInterval is how often the server scrapes what the rules read. No rule is asked
-	// more often, as there would be no other answer; zero if that is not known.
+	// more often, as there would be no other answer; 0 if that is not known.
 	ScrapeInterval time.Duration `yaml:"scrapeInterval"`
-	// Headers are sent with every call, whatever the credentials are. Unlike HTTP's
-	// http_headers they may set Authorization, which then takes the place of HTTP's or
-	// the kubeconfig's. Their values are kept out of logs and errors.
+	// Headers are sent with every call, whatever the credentials are. Unlike http_headers of
+	// http they may set Authorization, which then takes the place of that of http or of the
+	// kubeconfig. Their values are kept out of logs and errors.
 	Headers map[string]config.Secret `yaml:"headers"`
 	// HTTP is the client's configuration, as Prometheus itself has it
 	// (https://prometheus.io/docs/prometheus/latest/configuration/configuration/#http_config),
 	// but for one thing: a redirect is followed only within the server, or from http to
 	// https on its host. Any other is an error that names where it leads, as it would
-	// take the queries and the credentials elsewhere. Without HTTP the client is that
-	// of DefaultHTTP.
+	// take the queries and the credentials elsewhere. Without http the client takes the proxy
+	// that the environment names (HTTP_PROXY, HTTPS_PROXY and NO_PROXY).
 	HTTP *config.HTTPClientConfig `yaml:"http"`
-	// SigV4 signs the calls, for Amazon Managed Service for Prometheus. HTTP may have
-	// no credentials of its own then.
+	// SigV4 signs the calls, for Amazon Managed Service for Prometheus: it has region and,
+	// where those are not to come from the environment, access_key, secret_key, profile and
+	// role_arn. Then http may have no credentials of its own.
 	SigV4 *sigv4.SigV4Config `yaml:"sigv4"`
-	// Kubeconfig is a file whose current context's credentials and certificates are
-	// used; InCluster stands for those of the pod. With one of them SigV4 must be empty,
-	// and HTTP may have nothing but an authorization, a proxy and follow_redirects.
+	// Kubeconfig is a file whose current context's credentials and certificates are used.
+	// With it sigv4 must be empty, and http may have nothing but an authorization, a proxy and
+	// follow_redirects.
 	Kubeconfig string `yaml:"kubeconfig"`
-	InCluster  bool   `yaml:"inCluster"`
+	// InCluster has the credentials and the authority of the pod used, in place of a
+	// kubeconfig and on the same terms.
+	InCluster bool `yaml:"inCluster"`
 }
 
 // DefaultHTTP is the client of a server without a configuration of its own. Unlike one
