@@ -32,7 +32,7 @@ func TestConfiguration(t *testing.T) {
 	h := newHelm(t, "helm")
 	for variant, want := range map[string]string{
 		"default":                "0 in rules, 0 in externalRules, Prometheus servers default",
-		"cloudwatch":             "0 in rules, 0 in externalRules, Prometheus servers default",
+		"cloudwatch":             "0 in rules, 0 in externalRules, 1 in cloudwatch.roles, Prometheus servers default",
 		"extras":                 "0 in rules, 0 in externalRules, Prometheus servers default",
 		"prometheus":             "1 in rules, 1 in externalRules, Prometheus servers default, tenant",
 		"stock-rules":            "6 in rules, 0 in externalRules, Prometheus servers default",
@@ -220,7 +220,7 @@ func TestAsDeploy(t *testing.T) {
 	h := newHelm(t, "helm")
 	all := parse(t, h.run(t, "template", release, chartDir(t), "--set", "namespaceOverride="+home,
 		"--set", "podMonitor.enabled=true,apiServices.custom=true,apiServices.resource=true,apiServices.insecureSkipTLSVerify=true"))
-	rights := []string{"ClusterRole/tidegauge-metrics-reader"}
+	rights := []string{"ClusterRole/tidegauge-metrics-reader", "ClusterRole/tidegauge-externalmetrics-editor"}
 	for _, file := range []string{
 		"base/rbac.yaml", "base/apiservice.yaml", "base/service.yaml", "monitoring/rbac.yaml", "monitoring/podmonitor.yaml", "resource-metrics/apiservice.yaml",
 	} {
@@ -246,7 +246,7 @@ func TestAsDeploy(t *testing.T) {
 	slices.Sort(rights)
 	slices.Sort(got)
 	if diff := cmp.Diff(rights, got); diff != "" {
-		t.Errorf("the rights are not those of deploy, and of whoever reads metrics (-want +got):\n%s", diff)
+		t.Errorf("the rights are not those of deploy, and of whoever reads or makes metrics (-want +got):\n%s", diff)
 	}
 }
 
@@ -298,6 +298,9 @@ func TestRefusals(t *testing.T) {
 		"config.maxAge=5":                             {"/config/maxAge", "want string"},
 		"config.maxAge=long":                          {"/config/maxAge", "pattern"},
 		"config.cloudwatch.regions=x":                 {"/config/cloudwatch", "'regions' not allowed"},
+		"config.cloudwatch.roles[0].namespaces={a}":   {"/config/cloudwatch/roles/0", "arns"},
+		"config.cloudwatch.roles[0].namespaces={A}":   {"/config/cloudwatch/roles/0/namespaces/0", "pattern"},
+		"config.cloudwatch.roles[0].arns={*}":         {"/config/cloudwatch/roles/0/arns/0", "pattern"},
 		"config.prometheus.servers.a.verb=GET":        {"/config/prometheus/servers/a", "url"},
 		"metricsRelistInterval=1":                     {"/metricsRelistInterval"},
 		"logLevel=debug":                              {"/logLevel"},
@@ -310,6 +313,7 @@ func TestRefusals(t *testing.T) {
 		"hostNetwork=true":                            {"/hostNetwork", "want object"},
 		"serviceAccount.annotations.a=1":              {"/serviceAccount/annotations/a", "want string"},
 		"rbac.extraRules=all":                         {"/rbac/extraRules"},
+		"rbac.aggregateToEdit=all":                    {"/rbac/aggregateToEdit", "want boolean"},
 		"service.type=ExternalName":                   {"/service/type"},
 		"apiServices.custom=yes":                      {"/apiServices/custom"},
 		"apiServices.v2=true":                         {"/apiServices", "'v2' not allowed"},
@@ -360,6 +364,7 @@ func TestSchemaKnowsTheConfiguration(t *testing.T) {
 	}{
 		{c, at},
 		{field(t, c, "CloudWatch"), slices.Concat(at, []string{"cloudwatch", "properties"})},
+		{field(t, field(t, c, "CloudWatch"), "Roles").Elem(), slices.Concat(at, []string{"cloudwatch", "properties", "roles", "items", "properties"})},
 		{field(t, c, "Prometheus"), slices.Concat(at, []string{"prometheus", "properties"})},
 		{field(t, field(t, c, "Prometheus"), "Servers").Elem(), slices.Concat(at, []string{"prometheus", "properties", "servers", "additionalProperties", "properties"})},
 	} {

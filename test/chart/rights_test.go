@@ -135,6 +135,76 @@ func TestBindings(t *testing.T) {
 	}
 }
 
+// TestEditors shows who may make metrics: by default nobody whom nobody lets, and with
+// rbac.aggregateToEdit who may edit or administer a namespace, in that namespace.
+func TestEditors(t *testing.T) {
+	c := cluster(t)
+	h := newHelm(t, "helm").on(c)
+	installed(t, h)
+	roles := []string{"view", "edit", "admin", release + "-externalmetrics-editor"}
+	for _, role := range roles {
+		bind(t, c, role)
+	}
+	eventually(t, func(ctx context.Context) error { return editors(ctx, c, roles, release+"-externalmetrics-editor") })
+	h.run(t, "upgrade", release, chartDir(t), "--set", "rbac.aggregateToEdit=true")
+	eventually(t, func(ctx context.Context) error {
+		return editors(ctx, c, roles, "edit", "admin", release+"-externalmetrics-editor")
+	})
+}
+
+// bind gives a ClusterRole to a user of its name in the namespace of the release.
+func bind(t *testing.T, c *env.Cluster, role string) {
+	t.Helper()
+	bindings := c.Client().RbacV1().RoleBindings(namespace)
+	_, err := bindings.Create(t.Context(), &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: role},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.UserKind, Name: role, APIGroup: rbacv1.GroupName}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.WithoutCancel(t.Context())
+	t.Cleanup(func() {
+		if err := bindings.Delete(ctx, role, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// editors returns nil if of the users those may write ExternalMetrics in the namespace, and
+// nobody their status or those of another namespace.
+func editors(ctx context.Context, c *env.Cluster, users []string, want ...string) error {
+	for _, user := range users {
+		for _, of := range []struct {
+			namespace, subresource string
+			verbs                  []string
+			want                   bool
+		}{
+			{namespace, "", []string{"create", "update", "patch", "delete"}, slices.Contains(want, user)},
+			{namespace, "", []string{"deletecollection"}, false},
+			{namespace, "status", []string{"update", "patch"}, false},
+			{metav1.NamespaceDefault, "", []string{"create", "update", "patch", "delete"}, false},
+		} {
+			for _, verb := range of.verbs {
+				attributes := &authorizationv1.ResourceAttributes{
+					Namespace: of.namespace, Group: "metrics.aws", Resource: "externalmetrics", Subresource: of.subresource, Verb: verb,
+				}
+				review, err := c.Client().AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
+					Spec: authorizationv1.SubjectAccessReviewSpec{User: user, ResourceAttributes: attributes},
+				}, metav1.CreateOptions{})
+				if err != nil {
+					return err
+				}
+				if review.Status.Allowed != of.want {
+					return fmt.Errorf("%s: allowed is %t, want %t, of %+v", user, review.Status.Allowed, of.want, attributes)
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // afresh takes away what adapters that ran before have written: their Lease, the conditions
 // of their pod and their Events.
 func afresh(t *testing.T, c *env.Cluster) {
