@@ -80,6 +80,7 @@ type adapter struct {
 	reloader  *config.Reloader
 	reads     *provider.Reads
 
+	namespace    string // the adapter's own
 	noDataIsZero bool
 	maxAge       atomic.Int64 // of the configuration in force
 }
@@ -92,6 +93,7 @@ func newAdapter(o *options, c *config.Config, backends *builtin.Set, clients *cl
 		metrics:      &catalog.Catalog{},
 		pod:          self.NewReporter(clients.kube, namespace, podName()),
 		reads:        provider.NewReads(),
+		namespace:    namespace,
 		noDataIsZero: o.cloudWatchEmptyAsZero,
 	}
 	a.maxAge.Store(int64(c.MaxAge))
@@ -142,9 +144,12 @@ func newAdapter(o *options, c *config.Config, backends *builtin.Set, clients *cl
 	return a, nil
 }
 
-// defaults are what holds for ExternalMetrics that do not say.
+// defaults are what holds for ExternalMetrics that do not say, and what they may say.
 func (a *adapter) defaults(c *config.Config) catalog.Defaults {
-	return catalog.Defaults{Source: builtin.CloudWatch, MaxAge: c.MaxAge, NoDataIsZero: a.noDataIsZero}
+	return catalog.Defaults{
+		Source: builtin.CloudWatch, MaxAge: c.MaxAge, NoDataIsZero: a.noDataIsZero,
+		Roles: c.Roles, OwnNamespace: a.namespace,
+	}
 }
 
 // apply puts another configuration in force. What can fail comes first, and then changes

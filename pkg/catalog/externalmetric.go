@@ -18,7 +18,7 @@ const (
 	agesPerInterval = 2
 )
 
-// Defaults are what holds for ExternalMetrics that do not say.
+// Defaults are what holds for ExternalMetrics that do not say, and what they may say.
 type Defaults struct {
 	// Source is the name of the source that answers ExternalMetrics.
 	Source string
@@ -26,13 +26,20 @@ type Defaults struct {
 	MaxAge time.Duration
 	// NoDataIsZero says that no datapoint means 0.
 	NoDataIsZero bool
+	// Roles are the IAM roles that they may name, but for those of OwnNamespace: they may
+	// name any. That is the adapter's; empty if it has none.
+	Roles        cloudwatch.Roles
+	OwnNamespace string
 }
 
 // newMetric is the metric of a definition. A definition that cannot be asked, such as one
-// stored before the schema knew a rule, gives a metric whose Err says why.
+// stored before the schema knew a rule, or may not be, gives a metric whose Err says why.
 func newMetric(d *definition, defaults Defaults) *Metric {
 	m := &Metric{Name: nameOf(d), of: d, Err: d.err}
 	if m.Err != nil {
+		return m
+	}
+	if m.Err = defaults.mayAsk(d); m.Err != nil {
 		return m
 	}
 	zero, err := noDataIsZero(d, defaults)

@@ -479,6 +479,7 @@ func (w *Watcher) build(ctx context.Context, c changes) {
 	w.onChange(changed(d, v.objects))
 	w.tell(ctx, d, c.all)
 	tellCeilings(ctx, v.objects, now)
+	w.takeRoles(ctx, d, v.objects)
 	klog.FromContext(ctx).V(2).Info("Metrics known", "externalMetrics", now.external.size, "usedByHPAs", now.users.size)
 }
 

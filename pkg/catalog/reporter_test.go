@@ -91,13 +91,15 @@ type bench struct {
 	state  *fakeState
 	events *events.FakeRecorder
 	writes []metricsaws.ExternalMetricStatus
+	// spec is of the object that the watch shows.
+	spec metricsaws.ExternalMetricSpec
 	// refusal, if it is set, is why a write fails.
 	refusal func() error
 }
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{t: t, state: &fakeState{}, events: events.NewFakeRecorder(100)}
+	b := &bench{t: t, state: &fakeState{}, events: events.NewFakeRecorder(100), spec: queueDepth(60)}
 	custom := fake.NewSimpleDynamicClient(runtime.NewScheme())
 	custom.PrependReactor("patch", metricsaws.Resource.Resource, b.patched)
 	w, err := NewWatcher(WatcherOptions{Catalog: &Catalog{}, Pinner: b.state, Defaults: defaults, Kube: kubefake.NewClientset(), Custom: custom})
@@ -140,7 +142,7 @@ func (b *bench) shows(generation int64, version string, status metricsaws.Extern
 	b.t.Helper()
 	object := &metricsaws.ExternalMetric{
 		ObjectMeta: metav1.ObjectMeta{Namespace: jobs.Namespace, Name: jobs.Name, UID: "one", Generation: generation, ResourceVersion: version},
-		Spec:       queueDepth(60),
+		Spec:       b.spec,
 		Status:     status,
 	}
 	if err := b.watcher.objects.GetStore().Add(newRecord(object, nil, nil)); err != nil {

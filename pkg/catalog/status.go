@@ -23,6 +23,7 @@ const (
 	reasonMisreadByHPA = "MisreadByHPA"
 	reasonInvalid      = "Invalid"
 	reasonTooMany      = "TooManyExternalMetrics"
+	reasonRole         = "RoleNotAllowed"
 	reasonRejected     = "Rejected"
 	reasonNoData       = "NoData"
 	reasonNotANumber   = "NotANumber"
@@ -73,8 +74,11 @@ func (k knowledge) ready() (metav1.Condition, []Item) {
 	c := metav1.Condition{Type: metricsaws.ConditionReady, Status: metav1.ConditionFalse}
 	if k.metric.Err != nil {
 		c.Reason, c.Message = reasonInvalid, k.metric.Err.Error()
-		if errors.Is(k.metric.Err, errTooMany) {
+		switch {
+		case errors.Is(k.metric.Err, errTooMany):
 			c.Reason = reasonTooMany
+		case mayNotUseRole(k.metric):
+			c.Reason = reasonRole
 		}
 		return c, nil
 	}

@@ -34,7 +34,8 @@ const (
 )
 
 // Pinner is told which requests are in demand because an HPA names them. One that is also a
-// Peeker has the catalog be ready only when they were asked once, see warm.
+// Peeker has the catalog be ready only when they were asked once, see warm. One that is also
+// a Forgetter is told of roles that no object may use any more.
 type Pinner interface {
 	Pin(requests []engine.Request)
 }
@@ -79,8 +80,10 @@ type Watcher struct {
 	// onShown is called for each object that has changed and defines what it did before.
 	onShown func(*record)
 	// peeker is the pinner if it can say what is answered; else nil.
-	peeker   Peeker
-	preparer Preparer
+	peeker Peeker
+	// forgetter is the pinner if it can forget; else nil.
+	forgetter Forgetter
+	preparer  Preparer
 	// pinned is what is in demand because HPAs name it, as long as the catalog is cold, and
 	// selecting says that they ask for pods by a selector.
 	pinned atomic.Pointer[pinned]
@@ -115,6 +118,7 @@ func NewWatcher(opts WatcherOptions) (*Watcher, error) {
 		pending:  newChanges(),
 	}
 	w.peeker, _ = opts.Pinner.(Peeker)
+	w.forgetter, _ = opts.Pinner.(Forgetter)
 	w.catalog.objects.kind, w.catalog.hpas.kind = objectKind, hpaKind
 	w.catalog.objects.unserved = w.unserved
 	for _, add := range []func() error{

@@ -45,20 +45,23 @@ const maxFileBytes = 1 << 20
 
 // Config is the content of the configuration file.
 type Config struct {
-	// MaxAge is how long the last good value of a metric serves while its backend
-	// cannot be asked, unless the metric says otherwise.
+	// MaxAge is how long the last good value of a metric serves while its backend cannot be
+	// asked, for rules and objects that do not say. The flag --max-age wins over it.
 	MaxAge time.Duration `yaml:"maxAge"`
-	// FetchTimeout is how long one question to a backend may take.
+	// FetchTimeout is how long one question to a backend may take in all.
 	FetchTimeout time.Duration `yaml:"fetchTimeout"`
-	// CloudWatch configures the CloudWatch source.
+	// CloudWatch is how CloudWatch is asked.
 	CloudWatch cloudwatch.Config `yaml:"cloudwatch"`
-	// Prometheus configures the Prometheus source. Once loaded it has at least one server.
+	// Prometheus is which Prometheus servers there are. Once loaded there is at least one.
 	Prometheus prometheus.Config `yaml:"prometheus"`
 	// File are the rules, at the top level as in the file of prometheus-adapter.
 	rules.File `yaml:",inline"`
 
 	// Compiled is what the rules compile to.
 	Compiled *rules.Set `yaml:"-"`
+	// Roles are those of CloudWatch, which has none once it is loaded: the source knows
+	// nothing of namespaces, and is not to be made anew when they change.
+	Roles cloudwatch.Roles `yaml:"-"`
 
 	digest string
 }
@@ -136,6 +139,7 @@ func (c *Config) check(line rules.Positions) FaultsError {
 		faultsOf(c.CloudWatch.Validate(), "cloudwatch"),
 		faultsOf(c.Prometheus.Validate(), "prometheus"),
 		c.unknownServers())
+	c.Roles, c.CloudWatch.Roles = c.CloudWatch.Roles, nil
 	for i := range faults {
 		faults[i].Line = line(faults[i].Path)
 	}
@@ -238,6 +242,9 @@ func (c *Config) Summary() string {
 	if c.ResourceRules != nil {
 		text += "resourceRules, "
 	}
+	if len(c.Roles) > 0 {
+		text += fmt.Sprintf("%d in cloudwatch.roles, ", len(c.Roles))
+	}
 	text += "Prometheus servers " + strings.Join(slices.Sorted(maps.Keys(c.Prometheus.Servers)), ", ")
 	if c.digest != "" {
 		text += ", digest " + c.digest
@@ -279,7 +286,7 @@ func notYAML(err error) error {
 }
 
 func read(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.Open(path) //nolint:gosec // The file that whoever starts the program names.
 	if err != nil {
 		return nil, err
 	}

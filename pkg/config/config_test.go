@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tidegauge/tidegauge/pkg/rules"
+	"github.com/tidegauge/tidegauge/pkg/sources/cloudwatch"
 	"github.com/tidegauge/tidegauge/pkg/sources/prometheus"
 )
 
@@ -22,6 +23,10 @@ func TestLoadGood(t *testing.T) {
 	}
 	if c.MaxAge != 90*time.Second || c.FetchTimeout != DefaultFetchTimeout || c.CloudWatch.Region != "eu-west-1" || c.CloudWatch.MaxCalls != 4 {
 		t.Errorf("got %+v", c)
+	}
+	// The source is made of what is in CloudWatch, and not for the roles.
+	if want := (cloudwatch.Roles{{Namespaces: []string{"shop", "team-*"}, ARNs: []string{"arn:aws:iam::123456789012:role/metrics-*"}}}); !reflect.DeepEqual(c.Roles, want) || c.CloudWatch.Roles != nil {
+		t.Errorf("roles %+v beside %+v, want %+v", c.Roles, c.CloudWatch.Roles, want)
 	}
 	if s := c.Prometheus.Servers; len(s) != 3 || s["default"].URL != "http://prometheus.monitoring:9090/prom" ||
 		s["amp"].SigV4 == nil || s["amp"].SigV4.Region != "eu-west-1" || s["tenant"].HTTP == nil ||
@@ -52,7 +57,7 @@ func TestLoadGood(t *testing.T) {
 	if c.Compiled == nil {
 		t.Error("the rules are not compiled")
 	}
-	if want := "1 in rules, 1 in externalRules, resourceRules, Prometheus servers amp, default, tenant, digest " + c.Digest(); c.Summary() != want || c.Digest() == "" {
+	if want := "1 in rules, 1 in externalRules, resourceRules, 1 in cloudwatch.roles, Prometheus servers amp, default, tenant, digest " + c.Digest(); c.Summary() != want || c.Digest() == "" {
 		t.Errorf("the summary is %q, want %q", c.Summary(), want)
 	}
 }

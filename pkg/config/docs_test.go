@@ -12,7 +12,7 @@ import (
 // documentation has.
 func TestExamplesOfTheDocumentation(t *testing.T) {
 	found := 0
-	for _, page := range []string{"prometheus.md", "run.md"} {
+	for _, page := range []string{"prometheus.md", "run.md", "externalmetric.md"} {
 		text, err := os.ReadFile(filepath.Join("..", "..", "docs", page))
 		if err != nil {
 			t.Fatal(err)
@@ -34,7 +34,7 @@ func TestExamplesOfTheDocumentation(t *testing.T) {
 			})
 		}
 	}
-	if found < 7 {
+	if found < 8 {
 		t.Errorf("%d examples were found", found)
 	}
 }

@@ -166,7 +166,7 @@ func watchDirectory(directory string) (*fsnotify.Watcher, error) {
 		return nil, err
 	}
 	if err := w.Add(directory); err != nil {
-		w.Close()
+		_ = w.Close() // It has nothing to lose.
 		return nil, err
 	}
 	return w, nil

@@ -22,6 +22,8 @@ import (
 const (
 	amazonNamespace = "Bench"
 	amazonRole      = "arn:aws:iam::" + fakeaws.DefaultAccount + ":role/bench"
+	// allowsRole is a configuration that lets objects use that role.
+	allowsRole = `cloudwatch: {roles: [{namespaces: ["bench-*"], arns: ["` + amazonRole + `"]}]}`
 	// dataBefore is since when metrics have values: an adapter looks back some minutes.
 	dataBefore = 10 * time.Minute
 

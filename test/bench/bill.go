@@ -75,8 +75,12 @@ func measureBill(ctx context.Context, b *bed) (map[string]measured, error) {
 	if err := b.createMetrics(ctx, metrics, amazonRole); err != nil {
 		return nil, err
 	}
+	file, err := b.writeConfig([]byte(allowsRole))
+	if err != nil {
+		return nil, err
+	}
 	values := map[string]float64{}
-	err = b.withAmazon(ctx, aws, nil, nil, func(a *env.Adapter) error {
+	err = b.withAmazon(ctx, aws, nil, []string{"--config=" + file}, func(a *env.Adapter) error {
 		client, err := b.reader(ctx, a)
 		if err != nil {
 			return err

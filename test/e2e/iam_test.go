@@ -63,6 +63,68 @@ func TestRoleThatMayNotBeAssumed(t *testing.T) {
 	s.awaitValue("open", "95")
 }
 
+// allows is the part of a configuration that lets a namespace use a role.
+func allows(namespace, arn string) string {
+	return fmt.Sprintf("cloudwatch:\n  roles:\n  - {namespaces: [%s], arns: [%s]}\n", namespace, arn)
+}
+
+// A role is used only where the configuration says so, whatever the object's user wants. A
+// reload counts for objects that are there, in both directions.
+func TestRoleIsAllowedByTheConfiguration(t *testing.T) {
+	t.Parallel()
+	b := ownBedScrapedEvery(t, scrape)
+	s := b.newSpace(t)
+	reader := role("reader")
+	// A rule makes a metric of the same name, whose value must never stand for the object's.
+	rules := configuration("5m", externalRule("orders"))
+	m := newMount(t, rules+allows("other", reader))
+	if err := b.startAdapter(t.Context(), "--config="+m.file(), "--prometheus-url="+b.proxy.URL(), "--metrics-relist-interval=1s"); err != nil {
+		t.Fatal(err)
+	}
+	s.setSeries(outside("orders", 5, s.here()))
+	s.awaitValue("orders", "5")
+
+	s.put("Orders", 95)
+	orders := s.metric("orders", "Orders")
+	orders.Spec.RoleARN = reader
+	s.create(orders)
+	cure := fmt.Sprintf("- {namespaces: [%s], arns: [%s]}", s.namespace, reader)
+	s.awaitError("orders", http.StatusInternalServerError, cure)
+	s.scale(worker, 2, "orders")
+	release := s.hold(2)
+	refused := func() {
+		t.Helper()
+		s.awaitError("orders", http.StatusInternalServerError, s.namespace+"/orders", "spec.roleArn: ", "cloudwatch.roles", cure)
+		s.awaitCondition("orders", notReady("RoleNotAllowed"), "spec.roleArn: ", "cloudwatch.roles", cure)
+		s.awaitBlindHPA(s.namespace+"/orders", cure)
+		s.awaitSelfMetric(`tidegauge_external_metrics{state="invalid"}`, "1")
+	}
+	refused()
+	s.warns(s.awaitEvent("orders", "RoleNotAllowed", cure))
+	if n := s.aws.Counts().RolesAssumed[reader]; n != 0 {
+		t.Errorf("the role was assumed %d times", n)
+	}
+	release()
+
+	m.set(rules + "cloudwatch:\n  roles:\n  " + cure + "\n")
+	s.awaitValue("orders", "95")
+	s.awaitCondition("orders", ready("Available"))
+	s.awaitReplicas(worker, 4)
+	s.awaitSelfMetric(`tidegauge_external_metrics{state="invalid"}`, "0")
+
+	release = s.hold(4)
+	m.set(rules)
+	refused()
+	release()
+
+	own := *s
+	own.namespace = env.Namespace
+	trusted := own.metric("trusted", "Orders")
+	trusted.Spec.RoleARN = reader
+	own.create(trusted)
+	own.awaitValue("trusted", "95")
+}
+
 // With IAM Roles for Service Accounts the adapter has a token of its ServiceAccount and
 // no key; from that role it may assume others.
 func TestIRSA(t *testing.T) {
@@ -77,7 +139,8 @@ func TestIRSA(t *testing.T) {
 		t.Fatal(err)
 	}
 	own, reader := role("tidegauge"), role("reader")
-	if err := b.startAdapterAs(t.Context(), []string{"AWS_ROLE_ARN=" + own, "AWS_WEB_IDENTITY_TOKEN_FILE=" + file}); err != nil {
+	m := newMount(t, allows("e2e-*", reader))
+	if err := b.startAdapterAs(t.Context(), []string{"AWS_ROLE_ARN=" + own, "AWS_WEB_IDENTITY_TOKEN_FILE=" + file}, "--config="+m.file()); err != nil {
 		t.Fatal(err)
 	}
 

@@ -13,7 +13,7 @@ import (
 // (https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html,
 // https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html).
 type Config struct {
-	// Region is the region of the queries that name none. By default it is the
+	// Region is the region of the objects that name none. By default it is the
 	// SDK's (AWS_REGION, the shared configuration file), or else the region of the
 	// EC2 instance.
 	Region string `yaml:"region"`
@@ -26,8 +26,8 @@ type Config struct {
 	// role.
 	MaxCalls int `yaml:"maxCalls"`
 	// MaxCallsPerSecond is how many GetMetricData calls may be made in a second in one
-	// region of one account, which the role names. An account and region may make 50,
-	// whoever makes them, and more if AWS is asked for it
+	// region of one account, which the role names. AWS allows an account 50 in a region,
+	// whoever makes them, and more on request
 	// (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/cloudwatch_limits.html).
 	// The pages of an answer are calls too; second attempts of calls that failed are not
 	// counted.
@@ -38,6 +38,9 @@ type Config struct {
 	// for high-resolution metrics, which are put as they are measured: for them
 	// it is at most 10 seconds.
 	Settle time.Duration `yaml:"settle"`
+	// Roles are which IAM roles the ExternalMetrics of which namespaces may name as roleArn;
+	// none by default. Those of the adapter's own namespace may name any.
+	Roles Roles `yaml:"roles"`
 }
 
 // DefaultConfig is the Config that holds where nothing is said.
@@ -55,9 +58,13 @@ func DefaultConfig() Config {
 // (https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html).
 var sessionName = regexp.MustCompile(`^[\w+=,.@-]{2,64}$`)
 
-// Validate says which field is out of its bounds; the error starts with the
-// field's name.
+// Validate says which fields are out of their bounds; each error starts with the
+// field's path.
 func (c Config) Validate() error {
+	return errors.Join(c.validateCalls(), c.Roles.validate())
+}
+
+func (c Config) validateCalls() error {
 	if c.Region != "" {
 		if err := checkRegion(c.Region); err != nil {
 			return fmt.Errorf("region: %w", err)

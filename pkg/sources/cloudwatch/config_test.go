@@ -24,6 +24,7 @@ func TestConfigValidate(t *testing.T) {
 		{func(c *Config) { c.MaxCallsPerSecond = 0 }, "maxCallsPerSecond: 0"},
 		{func(c *Config) { c.MaxCallsPerSecond = 501 }, "maxCallsPerSecond: 501"},
 		{func(c *Config) { c.Settle = -time.Second }, "settle: -1s"},
+		{func(c *Config) { c.Roles = Roles{{}} }, "roles[0].namespaces: there are none"},
 		{func(c *Config) { c.Settle = 16 * time.Minute }, "settle: 16m0s"},
 	} {
 		c := DefaultConfig()

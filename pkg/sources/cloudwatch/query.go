@@ -114,6 +114,9 @@ func (q *Query) Key() string { return q.key }
 // (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/cloudwatch_limits.html).
 func (q *Query) Backend() string { return q.region + " " + q.role }
 
+// Role is the ARN of the role that asks; empty for the source's own identity.
+func (q *Query) Role() string { return q.role }
+
 // NewQuery makes the query that asks the spec. Its error names every field that
 // is not as GetMetricData requires, as far as that can be told without asking.
 func NewQuery(spec Spec) (*Query, error) {
