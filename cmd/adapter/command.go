@@ -29,7 +29,15 @@ func newCommand() *cobra.Command {
 		return o.withCure(serve(cmd.Context(), o))
 	}
 	root := &cobra.Command{
-		Use:   "adapter",
+		Use: "adapter",
+		Example: `  # Serve, in a pod.
+  adapter --secure-port=6443 --config=/etc/adapter/config.yaml --prometheus-url=http://prometheus.monitoring:9090
+
+  # Is the configuration right, and what would it expose?
+  adapter check --live config.yaml --prometheus-url=http://127.0.0.1:9090
+
+  # What is one metric now, and why?
+  adapter query external --filename queue-depth.yaml --explain`,
 		Short: "The metrics adapter for Kubernetes autoscaling",
 		Long: `Serves custom.metrics.k8s.io, external.metrics.k8s.io and metrics.k8s.io as an
 aggregated API server.
@@ -52,7 +60,7 @@ Identity, instance metadata, AWS_* variables).`,
 
 	serve := &cobra.Command{Use: "serve", Short: "Serve the metrics APIs (what adapter does without a command)", Args: cobra.NoArgs, RunE: run}
 	serve.Flags().AddFlagSet(root.Flags())
-	root.AddCommand(serve, versionCommand())
+	root.AddCommand(serve, checkCommand(), queryCommand(), versionCommand())
 	return root
 }
 

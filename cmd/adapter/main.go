@@ -13,7 +13,9 @@ func main() {
 	// The first SIGTERM or SIGINT ends the context, a second one the process.
 	ctx := genericapiserver.SetupSignalContext()
 	if err := newCommand().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "adapter:", oneLine(err))
-		os.Exit(1)
+		if text := oneLine(err); text != "" {
+			fmt.Fprintln(os.Stderr, "adapter:", text)
+		}
+		os.Exit(exitCode(err))
 	}
 }

@@ -55,20 +55,62 @@ func TestReference(t *testing.T) {
 			t.Errorf("%s is stale (%v): run `make generate`", path, err)
 		}
 	}
+	t.Run("copies", testCopies)
 }
 
 func flagsPage() string {
 	var b strings.Builder
 	b.WriteString("# Flags of `adapter`\n\nWithout a command, and with `serve`. The last groups are those of the Kubernetes API server library.\n\n")
+	root := newCommand()
+	flagRows(&b, root.Flags(), nil)
+	for _, command := range []string{"check", "query external", "query custom"} {
+		c, _, err := root.Find(strings.Fields(command))
+		if err != nil {
+			panic(err)
+		}
+		fmt.Fprintf(&b, "\n## `adapter %s`\n\n%s. Besides these it has `--prometheus-*`, `--config`, `--max-age`, `--metrics-max-age` and\n`--cloudwatch-empty-as-zero` of serving. See [check.md](../check.md).\n\n", command, c.Short)
+		flagRows(&b, c.Flags(), root.Flags())
+	}
+	return b.String()
+}
+
+// flagRows is a table of the flags that are not among the others, which may be nil.
+func flagRows(b *strings.Builder, flags, but *pflag.FlagSet) {
 	b.WriteString("| flag | default | meaning |\n|---|---|---|\n")
-	newCommand().Flags().VisitAll(func(f *pflag.Flag) {
-		if f.Hidden || f.Deprecated != "" {
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Hidden || f.Deprecated != "" || but != nil && but.Lookup(f.Name) != nil {
 			return
 		}
 		name, usage := pflag.UnquoteUsage(f)
-		fmt.Fprintf(&b, "| `--%s` %s | %s | %s |\n", f.Name, name, code(f.DefValue), cell(usage))
+		short := ""
+		if f.Shorthand != "" && but != nil {
+			short = fmt.Sprintf("`-%s`, ", f.Shorthand)
+		}
+		fmt.Fprintf(b, "| %s`--%s` %s | %s | %s |\n", short, f.Name, name, code(f.DefValue), cell(usage))
 	})
-	return b.String()
+}
+
+// testCopies keeps what check judges by in step with what is deployed.
+func testCopies(t *testing.T) {
+	for copied, original := range map[string]string{
+		"definition.yaml": filepath.Join("crds", "metrics.aws_externalmetrics.yaml"),
+		"policy.yaml":     filepath.Join("policies", "externalmetric-ignored-fields.yaml"),
+	} {
+		text, err := os.ReadFile(filepath.Join("..", "..", "deploy", original))
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join("internal", "crd", copied)
+		if *update {
+			if err := os.WriteFile(path, text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		if have, err := os.ReadFile(path); err != nil || !bytes.Equal(have, text) {
+			t.Errorf("%s is not deploy/%s (%v): run `make generate`", path, original, err)
+		}
+	}
 }
 
 // described is how a prometheus.Desc prints its parts, which it gives no other way.
@@ -114,7 +156,7 @@ func externalMetricsPage(t *testing.T) string {
 		Spec struct {
 			Versions []struct {
 				Schema struct {
-					OpenAPIV3Schema schema `json:"openAPIV3Schema"`
+					OpenAPIV3Schema jsonSchema `json:"openAPIV3Schema"`
 				} `json:"schema"`
 			} `json:"versions"`
 		} `json:"spec"`
@@ -135,28 +177,28 @@ func externalMetricsPage(t *testing.T) string {
 	return b.String()
 }
 
-// schema is the part of a JSON schema that the page shows.
-type schema struct {
-	Type        string            `json:"type"`
-	Description string            `json:"description"`
-	Properties  map[string]schema `json:"properties"`
-	Items       *schema           `json:"items"`
-	Required    []string          `json:"required"`
-	Enum        []any             `json:"enum"`
-	Pattern     string            `json:"pattern"`
-	MinItems    *int64            `json:"minItems"`
-	MaxItems    *int64            `json:"maxItems"`
-	MinLength   *int64            `json:"minLength"`
-	MaxLength   *int64            `json:"maxLength"`
-	Minimum     *float64          `json:"minimum"`
-	Maximum     *float64          `json:"maximum"`
+// jsonSchema is the part of a JSON schema that the page shows.
+type jsonSchema struct {
+	Type        string                `json:"type"`
+	Description string                `json:"description"`
+	Properties  map[string]jsonSchema `json:"properties"`
+	Items       *jsonSchema           `json:"items"`
+	Required    []string              `json:"required"`
+	Enum        []any                 `json:"enum"`
+	Pattern     string                `json:"pattern"`
+	MinItems    *int64                `json:"minItems"`
+	MaxItems    *int64                `json:"maxItems"`
+	MinLength   *int64                `json:"minLength"`
+	MaxLength   *int64                `json:"maxLength"`
+	Minimum     *float64              `json:"minimum"`
+	Maximum     *float64              `json:"maximum"`
 	Validations []struct {
 		Message           string `json:"message"`
 		MessageExpression string `json:"messageExpression"`
 	} `json:"x-kubernetes-validations"`
 }
 
-func (s schema) rows(b *strings.Builder, path string) {
+func (s jsonSchema) rows(b *strings.Builder, path string) {
 	for _, name := range slices.Sorted(maps.Keys(s.Properties)) {
 		p := s.Properties[name]
 		at, kind := path+"."+name, p.Type
@@ -175,7 +217,7 @@ func (s schema) rows(b *strings.Builder, path string) {
 	}
 }
 
-func (s schema) bounds() []string {
+func (s jsonSchema) bounds() []string {
 	var out []string
 	if len(s.Enum) > 0 {
 		out = append(out, "one of "+cell(strings.Trim(fmt.Sprint(s.Enum), "[]")))
@@ -204,7 +246,7 @@ func between[N int64 | float64](least, most *N, unit string) []string {
 	return nil
 }
 
-func (s schema) rules(b *strings.Builder, path string) {
+func (s jsonSchema) rules(b *strings.Builder, path string) {
 	for _, v := range s.Validations {
 		message := v.Message
 		if message == "" {

@@ -1,0 +1,469 @@
+package check
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/tidegauge/tidegauge/cmd/adapter/internal/crd"
+	"github.com/tidegauge/tidegauge/cmd/adapter/internal/local"
+	metricsaws "github.com/tidegauge/tidegauge/pkg/apis/metricsaws/v1alpha1"
+	"github.com/tidegauge/tidegauge/pkg/config"
+)
+
+// ConfigKey is the key of a ConfigMap that has a configuration.
+const ConfigKey = "config.yaml"
+
+// Options are what Run needs.
+type Options struct {
+	// Texts are what is checked.
+	Texts []Text
+	// Overlay lays the flags over a configuration.
+	Overlay config.Overlay
+	// Namespace is that of objects that name none, and of readers of rules' metrics that
+	// no HPA names.
+	Namespace string
+	// Kubeconfig is the file of the cluster whose resources count; Kubernetes' own without.
+	Kubeconfig string
+	// NoDataIsZero is for ExternalMetrics that do not say, MaxAge how far back series are
+	// looked for.
+	NoDataIsZero bool
+	MaxAge       time.Duration
+	// Live has the backends asked.
+	Live bool
+	// Progress is told from time to time what is waited for; it may be nil.
+	Progress func(text string)
+}
+
+// Run checks the texts. The error is for what could not be checked at all.
+func Run(ctx context.Context, o Options) (*Report, error) {
+	c, err := read(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.together(ctx); err != nil {
+		return nil, err
+	}
+	c.report.finish()
+	return c.report, nil
+}
+
+// Loaded is what texts define.
+type Loaded struct {
+	// Findings are what is wrong with them, each by itself.
+	Findings []Finding
+	// Broken says that the configuration cannot be loaded.
+	Broken bool
+	// Parts are what the adapter's parts are made of: without the objects that an API
+	// server would refuse.
+	Parts local.Options
+}
+
+// Load reads the texts, of which one at most is a configuration. The error is for what could
+// not be read at all.
+func Load(ctx context.Context, o Options) (*Loaded, error) {
+	c, err := read(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if len(c.configurations) > 1 {
+		return nil, fmt.Errorf("%d configurations: give one", len(c.configurations))
+	}
+	chosen, err := c.chosen()
+	if err != nil {
+		return nil, err
+	}
+	c.metrics = slices.DeleteFunc(c.metrics, func(m *externalMetric) bool { return m.refused })
+	c.report.finish()
+	return &Loaded{Findings: c.report.Findings, Broken: c.broken, Parts: c.parts(chosen)}, nil
+}
+
+// read judges each document by itself.
+func read(ctx context.Context, o Options) (*check, error) {
+	judge, err := crd.New()
+	if err != nil {
+		return nil, err
+	}
+	c := &check{Options: o, judge: judge, report: &Report{Findings: []Finding{}}, skipped: map[skip]int{}}
+	files := map[string]bool{}
+	for _, t := range o.Texts {
+		files[t.File] = true
+		for _, d := range documentsOf(t) {
+			c.document(ctx, d)
+		}
+	}
+	c.report.Checked.Files = len(files)
+	return c, nil
+}
+
+// check is one Run.
+type check struct {
+	Options
+
+	judge  *crd.Judge
+	report *Report
+	// skipped are the places in the findings of the notes on kinds that are not judged.
+	skipped map[skip]int
+
+	configurations []*configuration
+	// broken says that there is a configuration that cannot be loaded.
+	broken  bool
+	metrics []*externalMetric
+	hpas    []*hpa
+}
+
+// skip is a kind that is not judged, of a file.
+type skip struct{ file, kind string }
+
+// configuration is one that can be loaded.
+type configuration struct {
+	*config.Config
+	place
+}
+
+// externalMetric is an ExternalMetric as an API server would store it.
+type externalMetric struct {
+	object
+
+	stored *unstructured.Unstructured
+	// refused says that an API server would not.
+	refused bool
+}
+
+// hpa is a HorizontalPodAutoscaler.
+type hpa struct {
+	object
+
+	typed *autoscalingv2.HorizontalPodAutoscaler
+}
+
+// place is where a text is in a file.
+type place struct {
+	file string
+	// before is how many lines come before it. If all of it is on one line, which has other
+	// lines in it, that is only.
+	before, only int
+}
+
+func (p place) line(line int) int {
+	switch {
+	case p.only > 0:
+		return p.only
+	case line == 0:
+		return 0
+	}
+	return p.before + line
+}
+
+func (c *check) add(f Finding) {
+	f.Message, f.Cure, f.Object = oneLine(f.Message), oneLine(f.Cure), oneLine(f.Object)
+	c.report.Findings = append(c.report.Findings, f)
+}
+
+// document judges a document, as far as that needs no others.
+func (c *check) document(ctx context.Context, d document) {
+	line, err := d.parse()
+	switch {
+	case err != nil:
+		c.add(Finding{Severity: Error, File: d.file, Line: line, Message: err.Error()})
+		return
+	case d.node == nil || d.node.ShortTag() == "!!null":
+		return
+	case d.node.Kind != yaml.MappingNode:
+		c.add(Finding{Severity: Error, File: d.file, Line: d.before + d.node.Line, Message: errNoObject.Error()})
+		return
+	case field(d.node, "apiVersion") == nil && field(d.node, "kind") == nil:
+		c.configuration(place{file: d.file, before: d.before}, d.text)
+		return
+	}
+	objects, line, err := d.objects()
+	if err != nil {
+		c.add(Finding{Severity: Error, File: d.file, Line: line, Message: err.Error()})
+	}
+	for _, o := range objects {
+		c.object(ctx, o)
+	}
+}
+
+// configuration judges a configuration by the loader that serves.
+func (c *check) configuration(p place, text []byte) {
+	c.report.Checked.Configurations++
+	loaded, err := config.Parse(text, c.Overlay)
+	faults, ok := errors.AsType[config.FaultsError](err)
+	if err != nil && !ok {
+		faults = config.FaultsError{{Text: err.Error()}}
+	}
+	for _, f := range faults {
+		c.add(p.finding(Error, f))
+	}
+	if err != nil {
+		c.broken = true
+		return
+	}
+	for _, f := range loaded.Warnings() {
+		c.add(p.finding(Warning, f))
+	}
+	c.configurations = append(c.configurations, &configuration{loaded, p})
+}
+
+func (p place) finding(s Severity, f config.Fault) Finding {
+	return Finding{Severity: s, File: p.file, Line: p.line(f.Line), Object: cmp.Or(f.Path, "configuration"), Message: f.Text}
+}
+
+// name is what people know an object by.
+func (o object) name() string {
+	name := o.GetName()
+	if o.GetNamespace() != "" {
+		name = o.GetNamespace() + "/" + name
+	}
+	return strings.TrimSpace(o.GetKind() + " " + name)
+}
+
+// finding is one of the object, about the field of that path.
+func (o object) finding(s Severity, path, message string) Finding {
+	return Finding{Severity: s, File: o.file, Line: o.line(path), Object: o.name(), Message: message}
+}
+
+// object judges an object, as far as that needs no others.
+func (c *check) object(ctx context.Context, o object) {
+	group, err := schema.ParseGroupVersion(o.GetAPIVersion())
+	kind := group.WithKind(o.GetKind()).GroupKind()
+	switch {
+	case err != nil || o.GetKind() == "" || o.GetAPIVersion() == "":
+		c.add(o.finding(Error, "apiVersion", "a Kubernetes object needs kind and apiVersion, such as metrics.aws/v1alpha1"))
+	case kind == schema.GroupKind{Group: metricsaws.GroupVersion.Group, Kind: "ExternalMetric"}:
+		c.externalMetric(ctx, o)
+	case kind == schema.GroupKind{Group: autoscalingv2.GroupName, Kind: "HorizontalPodAutoscaler"}:
+		c.hpa(o)
+	case kind == schema.GroupKind{Kind: "ConfigMap"} && field(field(o.node, "data"), ConfigKey) != nil:
+		c.configMap(o)
+	default:
+		c.skip(o)
+	}
+}
+
+// skip notes a kind that is not judged, once a file.
+func (c *check) skip(o object) {
+	key := skip{o.file, o.GetKind()}
+	at, noted := c.skipped[key]
+	if !noted {
+		c.skipped[key] = len(c.report.Findings)
+		c.add(o.finding(Note, "", "not judged: no configuration, ExternalMetric or HPA"))
+		return
+	}
+	first := &c.report.Findings[at]
+	text, _, _ := strings.Cut(first.Message, ", and so")
+	first.Message = text + ", and so are others of the kind"
+}
+
+// configMap judges the configuration in a ConfigMap.
+func (c *check) configMap(o object) {
+	text, _, err := unstructured.NestedString(o.Object, "data", ConfigKey)
+	if err != nil {
+		c.add(o.finding(Error, "data", err.Error()))
+		return
+	}
+	node := field(field(o.node, "data"), ConfigKey)
+	p := place{file: o.file, before: o.before + node.Line}
+	if node.Style&(yaml.LiteralStyle|yaml.FoldedStyle) == 0 {
+		p = place{file: o.file, only: o.before + node.Line}
+	}
+	c.configuration(p, []byte(text))
+}
+
+// externalMetric judges an ExternalMetric as an API server does.
+func (c *check) externalMetric(ctx context.Context, o object) {
+	c.report.Checked.ExternalMetrics++
+	stored := o.DeepCopy()
+	if stored.GetNamespace() == "" {
+		stored.SetNamespace(c.Namespace)
+	}
+	faults := c.judge.Errors(ctx, stored)
+	for _, f := range faults {
+		message := f.Text
+		if f.Field != "" && !strings.Contains(message, f.Field) {
+			message = f.Field + ": " + message
+		}
+		c.add(o.finding(Error, f.Field, message))
+	}
+	if len(faults) == 0 {
+		for _, text := range c.judge.Warnings(ctx, stored) {
+			c.add(o.finding(Warning, pathOf(text), text))
+		}
+	}
+	c.metrics = append(c.metrics, &externalMetric{object: o, stored: stored, refused: len(faults) > 0})
+}
+
+// leading is how messages of the policy and of the catalog begin: with the path of a field,
+// or the key of an annotation.
+var leading = regexp.MustCompile(`^(?:annotation ([\w./-]+)|([a-z][\w./\[\]-]*))`)
+
+// pathOf is the path of the field that a message is about.
+func pathOf(message string) string {
+	switch m := leading.FindStringSubmatch(message); {
+	case m == nil:
+		return ""
+	case m[1] != "":
+		return "metadata.annotations[" + m[1] + "]"
+	default:
+		return m[2]
+	}
+}
+
+// hpa reads an HPA.
+func (c *check) hpa(o object) {
+	switch o.GetAPIVersion() {
+	case autoscalingv2.SchemeGroupVersion.String():
+	case "autoscaling/v1":
+		c.add(o.finding(Note, "apiVersion", "not judged: autoscaling/v1 has no metrics but cpu"))
+		return
+	default:
+		c.add(o.finding(Error, "apiVersion", o.GetAPIVersion()+" is not served any more, since Kubernetes 1.26 at the latest: write autoscaling/v2"))
+		return
+	}
+	c.report.Checked.HPAs++
+	const strict = true
+	typed := &autoscalingv2.HorizontalPodAutoscaler{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(o.Object, typed, strict); err != nil {
+		c.add(o.finding(Error, "spec", err.Error()))
+		return
+	}
+	typed.Namespace = cmp.Or(typed.Namespace, c.Namespace)
+	c.hpas = append(c.hpas, &hpa{o, typed})
+}
+
+// together judges what needs all documents.
+func (c *check) together(ctx context.Context) error {
+	if len(c.configurations) > 1 && c.Live {
+		return fmt.Errorf("%d configurations: --live asks the backends of one", len(c.configurations))
+	}
+	chosen, err := c.chosen()
+	if err != nil {
+		return err
+	}
+	c.twice()
+	if c.Live && c.broken {
+		c.add(Finding{Severity: Note, Message: "the backends are not asked: the configuration has errors"})
+		c.Live = false
+	}
+	if c.Live {
+		return c.live(ctx, chosen)
+	}
+	a, err := local.New(ctx, c.parts(chosen))
+	if err != nil {
+		return err
+	}
+	c.look(a, chosen)
+	return nil
+}
+
+// chosen is the configuration that holds for the objects.
+func (c *check) chosen() (*configuration, error) {
+	if len(c.configurations) > 0 {
+		first := c.configurations[0]
+		if len(c.configurations) > 1 && len(c.metrics)+len(c.hpas) > 0 {
+			c.add(Finding{Severity: Note, File: first.file, Line: first.line(1), Message: "of several configurations the objects are judged by this one"})
+		}
+		return first, nil
+	}
+	loaded, err := config.Parse(nil, c.Overlay)
+	if err != nil {
+		return nil, err
+	}
+	return &configuration{Config: loaded}, nil
+}
+
+// twice finds objects that are there twice, of which kubectl leaves the last one.
+func (c *check) twice() {
+	first := map[string]*externalMetric{}
+	for _, m := range c.metrics {
+		name := m.stored.GetNamespace() + "/" + m.stored.GetName()
+		if before, there := first[name]; there {
+			c.add(m.finding(Warning, "", fmt.Sprintf("is there already, in %s line %d: the one applied last counts", before.file, before.line(""))))
+			continue
+		}
+		first[name] = m
+	}
+}
+
+// parts are what the adapter's parts are made of.
+func (c *check) parts(of *configuration) local.Options {
+	objects := make([]*unstructured.Unstructured, len(c.metrics))
+	for i, m := range c.metrics {
+		objects[i] = m.stored
+	}
+	return local.Options{
+		Config: of.Config, Objects: objects, NoDataIsZero: c.NoDataIsZero, MaxAge: c.MaxAge, Kubeconfig: c.Kubeconfig,
+	}
+}
+
+// look judges by what the parts know.
+func (c *check) look(a *local.Adapter, of *configuration) {
+	for i, m := range c.metrics {
+		if err := a.Metrics[i].Err; err != nil && !m.refused {
+			c.add(m.finding(Error, pathOf(err.Error()), err.Error()))
+		}
+		rule := a.Catalog.ExternalRule(m.stored.GetName())
+		if rule != nil {
+			c.add(m.finding(Note, "metadata.name", "wins over "+rule.Rule.ID+" in its namespace, which makes a metric of the same name"))
+		}
+	}
+	for _, f := range a.Discovery.Found() {
+		for _, u := range f.Unmapped {
+			finding := Finding{Severity: Warning, File: of.file, Line: of.lineOf(f.Rule), Object: f.Rule.ID, Message: u.String()}
+			if c.Kubeconfig == "" {
+				finding.Severity = Note
+				finding.Message = fmt.Sprintf("resources.overrides has the label %q name %q, which is none of Kubernetes' own resources", u.Label, u.Resource)
+				finding.Cure = "give --kubeconfig of a cluster that has its CRD, or correct it"
+			}
+			c.add(finding)
+		}
+	}
+	for _, h := range c.hpas {
+		c.lookUp(a, h)
+	}
+}
+
+// lookUp looks for the metrics that an HPA names.
+func (c *check) lookUp(a *local.Adapter, h *hpa) {
+	for _, u := range a.Catalog.Undefined(h.typed, a.Mapper) {
+		f := h.finding(Warning, u.Field, u.Text)
+		switch {
+		case u.Suggestion == "" && c.broken:
+			f.Severity, f.Message = Note, u.Field+": not looked up in the rules: the configuration has errors"
+		case !u.External && len(c.configurations) == 0:
+			f.Severity, f.Message = Note, u.Field+": not looked up: no configuration is among the files"
+		case u.Discovered && !c.Live:
+			f.Message = fmt.Sprintf("%s: nothing in the files defines it by this name%s; a rule may make it of the series of its server", u.Field, u.Suggestion)
+			f.Cure = "--live asks the server"
+			if u.Suggestion == "" {
+				f.Severity = Note
+			}
+		}
+		c.add(f)
+	}
+	for _, r := range c.reads(h) {
+		if r.err != nil {
+			c.add(h.finding(Error, r.field, r.field+": "+r.err.Error()))
+			continue
+		}
+		rule := a.Catalog.ExternalRule(r.name.Name)
+		if rule == nil || a.Catalog.External(r.name) != nil {
+			continue
+		}
+		if _, err := a.Planner.External(rule.Rule, rule.Series, r.name.Namespace, r.selector); err != nil {
+			c.add(h.finding(Error, r.field, r.field+": "+err.Error()))
+		}
+	}
+}

@@ -1,0 +1,92 @@
+package check
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestReadOfFolders(t *testing.T) {
+	folder := t.TempDir()
+	for _, name := range []string{"b.yml", "a.yaml", "c.json", "README.md"} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(folder, "below.yaml"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	texts, err := Read([]string{"-", folder, filepath.Join(folder, "README.md")}, strings.NewReader("piped"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, text := range texts {
+		got = append(got, string(text.Text))
+	}
+	if want := []string{"piped", "a.yaml", "b.yml", "c.json", "README.md"}; !slices.Equal(got, want) {
+		t.Errorf("read %q, want %q", got, want)
+	}
+}
+
+func TestReadSaysWhatCannotBeRead(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "missing.yaml")
+	if _, err := Read([]string{missing}, nil); err == nil || !strings.Contains(err.Error(), missing) {
+		t.Errorf("got %v, want an error that names %s", err, missing)
+	}
+	empty := t.TempDir()
+	if _, err := Read([]string{empty}, nil); err == nil || !strings.Contains(err.Error(), "has no file that ends in") {
+		t.Errorf("got %v for a folder without files", err)
+	}
+}
+
+func TestDocumentsKnowTheirLines(t *testing.T) {
+	text := "%YAML 1.2\n---\r\na: 1\n--- # two\nb:\n  - c: |\n      ---\n    d: 1\n...\n---\n"
+	docs := documentsOf(Text{File: "f", Text: []byte(text)})
+	if len(docs) != 2 {
+		t.Fatalf("got %d documents, want 2: %+v", len(docs), docs)
+	}
+	for i, want := range map[int]map[string]int{0: {"a": 3}, 1: {"b": 6, "b[0].d": 8, "b[0].missing.x": 6, "b[7]": 6}} {
+		if _, err := docs[i].parse(); err != nil {
+			t.Fatal(err)
+		}
+		for path, line := range want {
+			if got := docs[i].line(path); got != line {
+				t.Errorf("%s is on line %d, want %d", path, got, line)
+			}
+		}
+	}
+}
+
+func TestAnnotationsAreFoundByTheirKey(t *testing.T) {
+	d := document{file: "f", text: []byte("metadata:\n  annotations:\n    other: x\n    tidegauge.dev/no-data: y\n")}
+	if _, err := d.parse(); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.line("metadata.annotations[tidegauge.dev/no-data]"); got != 4 {
+		t.Errorf("the annotation is on line %d, want 4", got)
+	}
+}
+
+// A text of a file must not rule the terminal.
+func TestOneLineLeavesOutControls(t *testing.T) {
+	if got := oneLine("a\n\tb \x1b[31mred\u009b"); got != "a b [31mred" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func FuzzDocuments(f *testing.F) {
+	for _, seed := range []string{goodRule, goodMetric, goodHPA, "a: &a [*a]", "--- |\n", "apiVersion: v1\nkind: List\nitems: [[]]"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		report := run(t, text)
+		for _, finding := range report.Findings {
+			if lines := strings.Count(text, "\n") + 1; finding.Line < 0 || finding.Line > lines+1 {
+				t.Errorf("finding on line %d of %d: %+v", finding.Line, lines, finding)
+			}
+		}
+	})
+}
