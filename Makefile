@@ -88,6 +88,48 @@ $(BIN)/controller-gen: tools/go.mod tools/go.sum
 	@echo "building controller-gen"
 	@cd tools && go build -o $@ sigs.k8s.io/controller-tools/cmd/controller-gen
 
+##@ Release
+
+# Where the image is published, and for what. Its tag is the version without the v, which is the chart's appVersion.
+IMAGE ?= ghcr.io/tidegauge/tidegauge
+PLATFORMS ?= linux/amd64,linux/arm64
+# The OCI layout. Beside it are written IMAGE_DIR.tar and an SBOM a platform.
+IMAGE_DIR ?= $(BIN)/image
+# What of the image is not in the files that it is built from. Of a clean tree the commit says it, so that whoever builds gets the same digest.
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1)
+comma := ,
+IMAGE_BINARIES := $(foreach p,$(subst $(comma), ,$(PLATFORMS)),$(BIN)/platforms/$(subst /,-,$(p))/adapter)
+
+.PHONY: image
+image: $(IMAGE_BINARIES) $(BIN)/packimage ## Build the image into .bin/image, an OCI layout (PLATFORMS=linux/amd64 for one platform only)
+	@$(BIN)/packimage build --binaries $(BIN)/platforms --platforms $(PLATFORMS) --name $(IMAGE) --version $(VERSION) \
+		--revision $(REVISION) --created $(SOURCE_DATE_EPOCH) --output $(IMAGE_DIR)
+
+.PHONY: image-push
+image-push: image ## Push the image of `make image` and its SBOMs (IMAGE=… for another repository)
+	@$(BIN)/packimage push --layout $(IMAGE_DIR)
+
+# The oldest processors of each architecture, whatever the builder's own settings.
+.PHONY: $(IMAGE_BINARIES)
+$(IMAGE_BINARIES): $(BIN)/platforms/%/adapter:
+	@echo "building the adapter $(VERSION) for $*"
+	@CGO_ENABLED=0 GOOS=$(word 1,$(subst -, ,$*)) GOARCH=$(word 2,$(subst -, ,$*)) GOAMD64=v1 GOARM64=v8.0 GOEXPERIMENT= GOFIPS140=off \
+		go build -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./cmd/adapter
+
+$(BIN)/packimage: $(wildcard tools/image/*.go) tools/image/go.mod tools/image/go.sum
+	@echo "building the program that packs the image"
+	@cd tools/image && CGO_ENABLED=0 go build -o $@ .
+	@touch $@
+
+# So that the adapter is not compiled for a second architecture while tests watch the time.
+test: image
+
+lint: lint-image
+.PHONY: lint-image
+lint-image: $(BIN)/golangci-lint
+	cd tools/image && $(BIN)/golangci-lint run --config ../../.golangci.yml ./...
+
 ##@ Test bed
 
 KUBE_VERSION := $(shell awk '$$2 == "k8s.io/kubernetes" {print $$3} $$1 == "k8s.io/kubernetes" {print $$2}' test/kube/go.mod)
