@@ -61,16 +61,18 @@ lint: $(BIN)/golangci-lint ## Run the linters over both modules
 	cd test && $(BIN)/golangci-lint run --config ../.golangci.yml ./...
 
 .PHONY: generate
-generate: $(BIN)/controller-gen ## Write the generated files anew
+generate: $(BIN)/controller-gen $(BIN)/helm ## Write the generated files anew
 	@tools/generate.sh $(BIN)/controller-gen
 	@go test ./cmd/adapter -run '^TestReference$$' -update
 	@cd test && go test ./chart -run '^TestGenerated$$' -update
+	@cd test && go test ./deploy -run '^TestGenerated$$' -update
 
 .PHONY: verify
-verify: $(BIN)/controller-gen ## Fail when a generated file is stale
+verify: $(BIN)/controller-gen $(BIN)/helm ## Fail when a generated file is stale
 	@tools/verify-generated.sh $(BIN)/controller-gen
 	@go test ./cmd/adapter -run '^TestReference$$'
 	@cd test && go test ./chart -run '^TestGenerated$$'
+	@cd test && go test ./deploy -run '^TestGenerated$$'
 
 .PHONY: vuln
 vuln: ## Look for known vulnerabilities (asks the public database)

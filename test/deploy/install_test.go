@@ -1,0 +1,120 @@
+package deploy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tidegauge/tidegauge/test/env"
+)
+
+// TestInstall applies install.yaml to a cluster that has nothing of it, again when
+// cert-manager has done its part, and deletes it. A warning is an error.
+func TestInstall(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it starts a cluster")
+	}
+	c := bareCluster(t)
+	file := path(t, "deploy/install.yaml")
+	apply := func(args ...string) {
+		t.Helper()
+		if _, err := kubectl(t.Context(), c, "", append([]string{"apply", "--validate=strict", "--warnings-as-errors", "-f", file}, args...)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	// What it says of cert-manager is true, and so is what it needs.
+	_, err := kubectl(t.Context(), c, "", "apply", "--server-side", "--dry-run=server", "-f", file)
+	if err == nil || !strings.Contains(err.Error(), `no matches for kind "Certificate" in version "cert-manager.io/v1"`) {
+		t.Errorf("without cert-manager: %v", err)
+	}
+	if err := installCertManager(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+
+	apply("--server-side")
+	if _, err := kubectl(t.Context(), c, "", "-n", namespace, "rollout", "status", "deployment", release, "--timeout=120s"); err != nil {
+		t.Fatal(err)
+	}
+	before := injected(t, c)
+	apply("--server-side")
+	if after := state(t, c); after != before {
+		t.Errorf("applied again, it changes\n%s\nto\n%s", before, after)
+	}
+	if _, err := kubectl(t.Context(), c, "", "delete", "--timeout=120s", "-f", file); err != nil {
+		t.Fatal(err)
+	}
+	left, err := kubectl(t.Context(), c, "", "get", "--ignore-not-found", "-o", "name", "-f", file)
+	if err == nil && left != "" {
+		t.Errorf("delete leaves %s", left)
+	}
+}
+
+// bareCluster is a cluster of the test's own, without what the test bed installs.
+func bareCluster(t *testing.T) *env.Cluster {
+	t.Helper()
+	c, err := env.Start(t.Context(), env.Options{Nodes: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	_, err = kubectl(t.Context(), c, "", "delete", "--ignore-not-found", "--timeout=120s",
+		"-f", path(t, "deploy/base"), "-f", path(t, "deploy/crds"), "-f", path(t, "deploy/policies"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// injected plays cert-manager's injector, and returns the state that this leaves.
+func injected(t *testing.T, c *env.Cluster) string {
+	t.Helper()
+	_, err := c.Dynamic().Resource(apiServices).Patch(t.Context(), "v1beta1.external.metrics.k8s.io", types.MergePatchType,
+		[]byte(`{"spec":{"caBundle":"YXV0aG9yaXR5"}}`), metav1.PatchOptions{FieldManager: "cert-manager-cainjector"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return state(t, c)
+}
+
+// state is what must not change when the same is applied again.
+func state(t *testing.T, c *env.Cluster) string {
+	t.Helper()
+	api, err := c.Dynamic().Resource(apiServices).Get(t.Context(), "v1beta1.external.metrics.k8s.io", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := c.Dynamic().Resource(deployments).Namespace(namespace).Get(t.Context(), release, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("caBundle %s, Deployment %d", nested(api, "spec", "caBundle"), d.GetGeneration())
+}
+
+// TestKustomizeApplies gives what users of kustomize apply to the API server, to try only,
+// in place of what the test bed has installed.
+func TestKustomizeApplies(t *testing.T) {
+	c := cluster(t)
+	for name, dir := range map[string]string{
+		"base":            path(t, "deploy/kustomize/base"),
+		"example":         path(t, "deploy/kustomize/example"),
+		"own certificate": overlay(t, "custom-metrics", "resource-metrics", "own-certificate"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "own certificate" {
+				certificate(t, dir)
+			}
+			args := []string{"apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "--warnings-as-errors", "-k", dir}
+			if _, err := kubectl(t.Context(), c, "", args...); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
