@@ -6,6 +6,8 @@ export GOFLAGS := $(GOFLAGS) -trimpath -buildvcs=false
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 # The race detector needs a C compiler.
 RACE := $(if $(shell command -v $${CC:-gcc} 2>/dev/null),-race)
+# A real node needs root and a container runtime; the tests say what is missing.
+CAN_RUN_NODE := $(if $(filter 0,$(shell id -u)),$(shell command -v containerd))
 
 .DEFAULT_GOAL := help
 
@@ -37,7 +39,8 @@ build: ## Build the adapter and the test bed's own commands into .bin/
 	@cd test && CGO_ENABLED=0 go build -o $(BIN)/ ./cmd/...
 
 .PHONY: test
-test: build kube $(if $(RACE),$(BIN)/race/adapter) ## Run every test, against the real control plane and real AWS clients
+test: build kube $(if $(CAN_RUN_NODE),$(NODE)) $(if $(RACE),$(BIN)/race/adapter) ## Run every test, against the real control plane and real AWS clients
+	@$(if $(CAN_RUN_NODE),,echo "NOT TESTED HERE: the chart's pods on a real node, which needs root and containerd, see docs/testbed.md")
 	go test $(RACE) ./...
 	cd test && $(if $(RACE),TIDEGAUGE_ADAPTER=$(BIN)/race/adapter) go test $(RACE) -timeout 20m ./...
 
@@ -141,11 +144,15 @@ KUBE_LDFLAGS := -s -w \
 	-X k8s.io/component-base/version.gitMajor=$(word 1,$(KUBE_NUMBERS)) \
 	-X k8s.io/component-base/version.gitMinor=$(word 2,$(KUBE_NUMBERS))
 KUBE := $(addprefix $(BIN)/,kube-apiserver kube-controller-manager kube-scheduler kubectl)
+NODE := $(addprefix $(BIN)/,kubelet kube-proxy)
 
 .PHONY: kube
 kube: $(BIN)/etcd $(BIN)/kwok $(BIN)/prometheus $(BIN)/promtool $(BIN)/helm $(BIN)/helm3 $(KUBE) ## Build the control plane, Prometheus and Helm into .bin/ (30 minutes with a cold cache, once)
 
-$(KUBE): $(BIN)/%: test/kube/go.mod test/kube/go.sum
+.PHONY: node
+node: build kube image $(NODE) ## Build what a real node needs besides: kubelet and kube-proxy
+
+$(KUBE) $(NODE): $(BIN)/%: test/kube/go.mod test/kube/go.sum
 	@echo "building $* $(KUBE_VERSION)"
 	@cd test/kube && CGO_ENABLED=0 go build -ldflags '$(KUBE_LDFLAGS)' -o $@ k8s.io/kubernetes/cmd/$*
 	@touch $@

@@ -108,7 +108,7 @@ func (c *Cluster) startEtcd(ctx context.Context) (string, error) {
 }
 
 func (c *Cluster) startAPIServer(ctx context.Context, etcd string, port int) error {
-	serving, err := c.pki.cluster.serving("kube-apiserver", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
+	serving, err := c.pki.cluster.serving("kube-apiserver", c.apiNames()...)
 	if err != nil {
 		return err
 	}
@@ -124,32 +124,31 @@ func (c *Cluster) startAPIServer(ctx context.Context, etcd string, port int) err
 	if err != nil {
 		return err
 	}
+	reach, err := c.reach()
+	if err != nil {
+		return err
+	}
 	c.apiserver, err = c.run(ctx, command{
 		name: "kube-apiserver", path: path, health: c.health("https://" + address(port) + "/readyz"),
-		args: []string{
-			"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port),
-			"--tls-cert-file=" + serving.cert, "--tls-private-key-file=" + serving.key,
-			"--etcd-servers=" + etcd,
-			"--authorization-mode=RBAC",
-			"--client-ca-file=" + c.pki.cluster.file(),
-			"--requestheader-client-ca-file=" + c.pki.frontProxy.file(),
-			"--requestheader-allowed-names=" + proxyUser,
+		args: append(reach,
+			fmt.Sprintf("--secure-port=%d", port),
+			"--tls-cert-file="+serving.cert, "--tls-private-key-file="+serving.key,
+			"--etcd-servers="+etcd,
+			"--client-ca-file="+c.pki.cluster.file(),
+			"--requestheader-client-ca-file="+c.pki.frontProxy.file(),
+			"--requestheader-allowed-names="+proxyUser,
 			"--requestheader-username-headers=X-Remote-User",
 			"--requestheader-uid-headers=X-Remote-Uid",
 			"--requestheader-group-headers=X-Remote-Group",
 			"--requestheader-extra-headers-prefix=X-Remote-Extra-",
-			"--proxy-client-cert-file=" + proxyFiles.cert, "--proxy-client-key-file=" + proxyFiles.key,
-			// Routing to endpoints does not know Services of type ExternalName, which the adapter's is.
-			"--enable-aggregator-routing=false",
+			"--proxy-client-cert-file="+proxyFiles.cert, "--proxy-client-key-file="+proxyFiles.key,
 			"--service-account-issuer=https://kubernetes.default.svc",
-			"--service-account-signing-key-file=" + c.pki.tokenKey,
-			"--service-account-key-file=" + c.pki.tokenPublicKey,
+			"--service-account-signing-key-file="+c.pki.tokenKey,
+			"--service-account-key-file="+c.pki.tokenPublicKey,
 			"--service-cluster-ip-range=10.96.0.0/16",
-			// A loopback address cannot be an endpoint of the Service "kubernetes".
-			"--endpoint-reconciler-type=none",
 			// Without it a stop waits a minute for the watches to end by themselves.
 			"--shutdown-watch-termination-grace-period=1s",
-		},
+		),
 	})
 	return err
 }

@@ -39,6 +39,11 @@ type Options struct {
 	Nodes int
 	// HPASync is how often the HPA controller looks at each HPA, 2 s by default.
 	HPASync time.Duration
+	// RealNode adds a node with a kubelet, kube-proxy and real containers. There has to be a
+	// machine for it, see CanRunNode, and the program has to be called by Apart. Pods reach
+	// the adapters behind APIServices then, and StartAdapter, which is for a process that no
+	// pod has, does not work. Simulated nodes have SimulatedTaint.
+	RealNode bool
 	// Detach lets the processes outlive the one that starts them.
 	Detach bool
 	// Started is told each process as soon as it runs, before it is ready, so that it
@@ -101,6 +106,9 @@ func newCluster(opts Options) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{opts: opts, root: root, bin: binaries(root), temp: opts.Dir == ""}
+	if err := c.checkRealNode(); err != nil {
+		return nil, err
+	}
 	if c.temp {
 		c.opts.Dir, err = os.MkdirTemp("", "tidegauge-")
 	} else {
@@ -109,7 +117,7 @@ func newCluster(opts Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{"etcd", "logs", "pki", "prometheus"} {
+	for _, dir := range []string{"etcd", "logs", "node", "pki", "prometheus"} {
 		if err := os.RemoveAll(c.path(dir)); err != nil {
 			return nil, err
 		}
@@ -128,6 +136,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	g.Go(func() error { return c.startControllerManager(ctx) })
 	g.Go(func() error { return c.startScheduler(ctx) })
 	g.Go(func() error { return c.startNodes(ctx) })
+	g.Go(func() error { return c.startRealNode(ctx) })
 	g.Go(func() error { return c.install(ctx) })
 	g.Go(func() error { return c.awaitDefaultServiceAccount(ctx) })
 	return g.Wait()
@@ -146,6 +155,7 @@ func (c *Cluster) Stop() error {
 	for _, p := range slices.Backward(processes) {
 		errs = append(errs, p.stopWithin(stopGrace))
 	}
+	errs = append(errs, c.clearNode())
 	if c.temp {
 		errs = append(errs, os.RemoveAll(c.opts.Dir))
 	}

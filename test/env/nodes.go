@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"fmt"
 	"os"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -29,7 +30,11 @@ var stages []byte
 // startNodes starts kwok and returns when all nodes are ready.
 func (c *Cluster) startNodes(ctx context.Context) error {
 	for n := range c.opts.Nodes {
-		if _, err := c.client.CoreV1().Nodes().Create(ctx, newNode(n), metav1.CreateOptions{}); err != nil {
+		node := newNode(n)
+		if c.opts.RealNode {
+			node.Spec.Taints = []corev1.Taint{{Key: SimulatedTaint, Effect: corev1.TaintEffectNoSchedule}}
+		}
+		if _, err := c.client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
 			return fmt.Errorf("node %d: %w", n, err)
 		}
 	}
@@ -109,8 +114,11 @@ func (c *Cluster) nodesReady(ctx context.Context) error {
 func nodeReady(node *corev1.Node) bool {
 	for _, c := range node.Status.Conditions {
 		if c.Type == corev1.NodeReady {
-			return c.Status == corev1.ConditionTrue && len(node.Spec.Taints) == 0
+			return c.Status == corev1.ConditionTrue && !slices.ContainsFunc(node.Spec.Taints, passing)
 		}
 	}
 	return false
 }
+
+// passing says whether a taint goes by itself.
+func passing(taint corev1.Taint) bool { return taint.Key != SimulatedTaint }

@@ -70,15 +70,22 @@ func (a *authority) pem() []byte {
 }
 
 // serving issues a certificate for a server on the loopback interface that is also
-// known by the given names.
+// known by the given names and addresses.
 func (a *authority) serving(component string, names ...string) (pairFiles, error) {
 	template, err := newTemplate(pkix.Name{CommonName: component})
 	if err != nil {
 		return pairFiles{}, err
 	}
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	template.DNSNames = append([]string{"localhost"}, names...)
+	template.DNSNames = []string{"localhost"}
 	template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else {
+			template.DNSNames = append(template.DNSNames, name)
+		}
+	}
 	p, err := a.issue(template)
 	if err != nil {
 		return pairFiles{}, err

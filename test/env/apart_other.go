@@ -1,0 +1,29 @@
+//go:build !linux
+
+package env
+
+// CanRunNode returns a NoNodeError: only Linux can have a real node.
+func CanRunNode() error { return &NoNodeError{Reason: "it needs Linux"} }
+
+// Apart calls run.
+func Apart(run func() int) int { return run() }
+
+func isApart() bool { return false }
+
+func pluginDir() (string, error) { return "", CanRunNode() }
+
+func (c *Cluster) clearNode() error { return nil }
+
+func cgroupName() string { return "" }
+
+// Container is a running container of the real node.
+type Container struct{}
+
+// FindContainer finds none.
+func (c *Cluster) FindContainer(string) (*Container, error) { return nil, CanRunNode() }
+
+// Kill does nothing.
+func (k *Container) Kill() error { return CanRunNode() }
+
+// Starve does nothing.
+func (k *Container) Starve() error { return CanRunNode() }
