@@ -11,3 +11,5 @@ find pkg/apis -name 'zz_generated.*.go' -delete
 mkdir -p deploy/crds
 rm -f deploy/crds/*.yaml
 "$controller_gen" object paths=./pkg/apis/... crd output:crd:dir=deploy/crds
+# Said, as an update of the CRD of an older adapter would leave its true.
+sed -i "s/^  group: .*/&\n  preserveUnknownFields: false/" deploy/crds/*.yaml
