@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,6 +21,7 @@ import (
 	"github.com/tidegauge/tidegauge/cmd/adapter/internal/local"
 	metricsaws "github.com/tidegauge/tidegauge/pkg/apis/metricsaws/v1alpha1"
 	"github.com/tidegauge/tidegauge/pkg/config"
+	"github.com/tidegauge/tidegauge/pkg/sources/cloudwatch"
 )
 
 // ConfigKey is the key of a ConfigMap that has a configuration.
@@ -95,7 +97,7 @@ func read(ctx context.Context, o Options) (*check, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &check{Options: o, judge: judge, report: &Report{Findings: []Finding{}}, skipped: map[skip]int{}}
+	c := &check{Options: o, judge: judge, report: &Report{Findings: []Finding{}}, skipped: map[string]map[string]int{}}
 	files := map[string]bool{}
 	for _, t := range o.Texts {
 		files[t.File] = true
@@ -103,6 +105,7 @@ func read(ctx context.Context, o Options) (*check, error) {
 			c.document(ctx, d)
 		}
 	}
+	c.noteSkipped()
 	c.report.Checked.Files = len(files)
 	return c, nil
 }
@@ -113,8 +116,8 @@ type check struct {
 
 	judge  *crd.Judge
 	report *Report
-	// skipped are the places in the findings of the notes on kinds that are not judged.
-	skipped map[skip]int
+	// skipped are how many objects of which kinds are not judged, by file.
+	skipped map[string]map[string]int
 
 	configurations []*configuration
 	// broken says that there is a configuration that cannot be loaded.
@@ -123,13 +126,13 @@ type check struct {
 	hpas    []*hpa
 }
 
-// skip is a kind that is not judged, of a file.
-type skip struct{ file, kind string }
-
 // configuration is one that can be loaded.
 type configuration struct {
 	*config.Config
 	place
+
+	// namespace is that of its ConfigMap, and so the adapter's.
+	namespace string
 }
 
 // externalMetric is an ExternalMetric as an API server would store it.
@@ -184,7 +187,7 @@ func (c *check) document(ctx context.Context, d document) {
 		c.add(Finding{Severity: Error, File: d.file, Line: d.before + d.node.Line, Message: errNoObject.Error()})
 		return
 	case field(d.node, "apiVersion") == nil && field(d.node, "kind") == nil:
-		c.configuration(place{file: d.file, before: d.before}, d.text)
+		c.configuration(place{file: d.file, before: d.before}, d.text, "")
 		return
 	}
 	objects, line, err := d.objects()
@@ -197,7 +200,7 @@ func (c *check) document(ctx context.Context, d document) {
 }
 
 // configuration judges a configuration by the loader that serves.
-func (c *check) configuration(p place, text []byte) {
+func (c *check) configuration(p place, text []byte, namespace string) {
 	c.report.Checked.Configurations++
 	loaded, err := config.Parse(text, c.Overlay)
 	faults, ok := errors.AsType[config.FaultsError](err)
@@ -214,7 +217,7 @@ func (c *check) configuration(p place, text []byte) {
 	for _, f := range loaded.Warnings() {
 		c.add(p.finding(Warning, f))
 	}
-	c.configurations = append(c.configurations, &configuration{loaded, p})
+	c.configurations = append(c.configurations, &configuration{loaded, p, namespace})
 }
 
 func (p place) finding(s Severity, f config.Fault) Finding {
@@ -253,18 +256,25 @@ func (c *check) object(ctx context.Context, o object) {
 	}
 }
 
-// skip notes a kind that is not judged, once a file.
+// skip counts what is not judged. Each file has one note of it.
 func (c *check) skip(o object) {
-	key := skip{o.file, o.GetKind()}
-	at, noted := c.skipped[key]
-	if !noted {
-		c.skipped[key] = len(c.report.Findings)
-		c.add(o.finding(Note, "", "not judged: no configuration, ExternalMetric or HPA"))
-		return
+	of := c.skipped[o.file]
+	if of == nil {
+		of = map[string]int{}
+		c.skipped[o.file] = of
 	}
-	first := &c.report.Findings[at]
-	text, _, _ := strings.Cut(first.Message, ", and so")
-	first.Message = text + ", and so are others of the kind"
+	of[o.GetKind()]++
+}
+
+// noteSkipped notes what is not judged of each file.
+func (c *check) noteSkipped() {
+	for file, kinds := range c.skipped {
+		var parts []string
+		for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+			parts = append(parts, fmt.Sprintf("%d %s", kinds[kind], kind))
+		}
+		c.add(Finding{Severity: Note, File: file, Message: "not judged, as no configuration, ExternalMetric or HPA: " + strings.Join(parts, ", ")})
+	}
 }
 
 // configMap judges the configuration in a ConfigMap.
@@ -279,7 +289,7 @@ func (c *check) configMap(o object) {
 	if node.Style&(yaml.LiteralStyle|yaml.FoldedStyle) == 0 {
 		p = place{file: o.file, only: o.before + node.Line}
 	}
-	c.configuration(p, []byte(text))
+	c.configuration(p, []byte(text), o.GetNamespace())
 }
 
 // externalMetric judges an ExternalMetric as an API server does.
@@ -404,7 +414,8 @@ func (c *check) parts(of *configuration) local.Options {
 		objects[i] = m.stored
 	}
 	return local.Options{
-		Config: of.Config, Objects: objects, NoDataIsZero: c.NoDataIsZero, MaxAge: c.MaxAge, Kubeconfig: c.Kubeconfig,
+		Config: of.Config, Objects: objects, NoDataIsZero: c.NoDataIsZero, OwnNamespace: of.namespace,
+		MaxAge: c.MaxAge, Kubeconfig: c.Kubeconfig,
 	}
 }
 
@@ -412,7 +423,7 @@ func (c *check) parts(of *configuration) local.Options {
 func (c *check) look(a *local.Adapter, of *configuration) {
 	for i, m := range c.metrics {
 		if err := a.Metrics[i].Err; err != nil && !m.refused {
-			c.add(m.finding(Error, pathOf(err.Error()), err.Error()))
+			c.add(c.refusal(m, err))
 		}
 		rule := a.Catalog.ExternalRule(m.stored.GetName())
 		if rule != nil {
@@ -433,6 +444,15 @@ func (c *check) look(a *local.Adapter, of *configuration) {
 	for _, h := range c.hpas {
 		c.lookUp(a, h)
 	}
+}
+
+// refusal is the finding of an object that the adapter would not serve.
+func (c *check) refusal(m *externalMetric, err error) Finding {
+	path := pathOf(err.Error())
+	if _, ofRole := errors.AsType[*cloudwatch.RoleError](err); ofRole && len(c.configurations) == 0 {
+		return m.finding(Note, path, path+": not judged: the configuration, which is not among the files, says in cloudwatch.roles who may name which role")
+	}
+	return m.finding(Error, path, err.Error())
 }
 
 // lookUp looks for the metrics that an HPA names.

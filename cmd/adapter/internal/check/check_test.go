@@ -117,7 +117,7 @@ func TestFindings(t *testing.T) {
 		},
 		"other kinds": {
 			text: "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: b}\n",
-			want: []found{{Note, "a.yaml", 1, "Service a", "not judged: no configuration, ExternalMetric or HPA, and so are others of the kind", ""}},
+			want: []found{{Note, "a.yaml", 0, "", "not judged, as no configuration, ExternalMetric or HPA: 2 Service", ""}},
 		},
 		"no kind": {
 			text: "apiVersion: v1\nmetadata: {name: a}\n",

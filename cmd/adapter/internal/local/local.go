@@ -36,6 +36,8 @@ type Options struct {
 	Objects []*unstructured.Unstructured
 	// NoDataIsZero is for ExternalMetrics that do not say.
 	NoDataIsZero bool
+	// OwnNamespace is the adapter's, whose objects may name any role; none if it is empty.
+	OwnNamespace string
 	// MaxAge is how far back series are looked for.
 	MaxAge time.Duration
 	// Kubeconfig is the file of the cluster whose resources and objects count. Without one
@@ -79,7 +81,10 @@ func New(ctx context.Context, o Options) (*Adapter, error) {
 	a.External = provider.NewExternal(a.Catalog, a.Engine, a.Planner, nil)
 	a.Custom = provider.NewCustom(a.Catalog, a.Planner, store, a.Mapper, nil)
 	a.run = append(a.run, a.Engine.Run, a.Discovery.Run)
-	defaults := catalog.Defaults{Source: builtin.CloudWatch, MaxAge: o.Config.MaxAge, NoDataIsZero: o.NoDataIsZero}
+	defaults := catalog.Defaults{
+		Source: builtin.CloudWatch, MaxAge: o.Config.MaxAge, NoDataIsZero: o.NoDataIsZero,
+		Roles: o.Config.Roles, OwnNamespace: o.OwnNamespace,
+	}
 	for _, object := range o.Objects {
 		a.Metrics = append(a.Metrics, catalog.NewMetric(object, defaults))
 	}
