@@ -187,6 +187,10 @@ func (c *check) document(ctx context.Context, d document) {
 		c.add(Finding{Severity: Error, File: d.file, Line: d.before + d.node.Line, Message: errNoObject.Error()})
 		return
 	case field(d.node, "apiVersion") == nil && field(d.node, "kind") == nil:
+		if what, cure := other(d.node); what != "" {
+			c.add(Finding{Severity: Error, File: d.file, Line: d.before + d.node.Line, Message: what, Cure: cure})
+			return
+		}
 		c.configuration(place{file: d.file, before: d.before}, d.text, "")
 		return
 	}

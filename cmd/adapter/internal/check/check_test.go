@@ -100,6 +100,17 @@ func TestFindings(t *testing.T) {
 				{Error, "a.yaml", 3, "", "neither a configuration nor a Kubernetes object", ""},
 			},
 		},
+		"values of the chart": {
+			text: "# mine\nreplicas: 3\nprometheus: {url: 'http://a'}\n---\nrules:\n  default: false\n",
+			want: []found{
+				{Error, "a.yaml", 2, "", "values of a chart", ""},
+				{Error, "a.yaml", 5, "", "values of a chart", ""},
+			},
+		},
+		"the configuration of Prometheus": {
+			text: "global: {}\nscrape_configs: []\n",
+			want: []found{{Error, "a.yaml", 1, "", "of a Prometheus server", ""}},
+		},
 		"the configuration of a ConfigMap": {
 			text: "kind: ConfigMap\napiVersion: v1\nmetadata: {name: rules}\ndata:\n  config.yaml: |\n    rules:\n    - {seriesQuery: ''}\n",
 			want: []found{
