@@ -158,7 +158,7 @@ func (p *External) ofObject(ctx context.Context, r *externalRead, metric *catalo
 	if err != nil {
 		return nil, failedMetric(r.String(), err)
 	}
-	selected := slices.DeleteFunc(slices.Clone(items), func(i catalog.Item) bool { return !r.selector.Matches(i.Labels) })
+	selected := selectedOf(items, r.selector)
 	if len(selected) == 0 {
 		return nil, nothingSelected(r.String(), r.selector, items)
 	}
@@ -185,6 +185,15 @@ func (p *External) ofRule(ctx context.Context, r *externalRead, metric *catalog.
 		return nil, failedMetric(r.String(), err)
 	}
 	return p.values(r, of, items)
+}
+
+// selectedOf are the items whose labels match. Most selectors match all.
+func selectedOf(items []catalog.Item, selector labels.Selector) []catalog.Item {
+	leftOut := func(i catalog.Item) bool { return !selector.Matches(i.Labels) }
+	if !slices.ContainsFunc(items, leftOut) {
+		return items
+	}
+	return slices.DeleteFunc(slices.Clone(items), leftOut)
 }
 
 // itemsOf are the items of a rule's metric, of the engine's answer to the query. One sample
@@ -309,8 +318,10 @@ func (p *External) values(r *externalRead, of externalOf, items []catalog.Item) 
 	if len(values) > 0 {
 		p.reads.answered(externalAPI, false)
 	}
-	if key, keeps := r.asked(); keeps && len(of.answer.Samples) >= keepFrom {
-		p.kept.put(key, externalKey.own, &externalAnswer{of, values}, sizeOf(key, values))
+	if len(of.answer.Samples) >= keepFrom {
+		if key, keeps := r.asked(); keeps {
+			p.kept.put(key, externalKey.own, &externalAnswer{of, values}, sizeOf(key, values))
+		}
 	}
 	return values, nil
 }
