@@ -127,7 +127,7 @@ func (r release) pack(platform v1.Platform) (packed, error) {
 	if err := fit(info, platform); err != nil {
 		return packed{}, fmt.Errorf("%s: %w", file, err)
 	}
-	binary, err := os.ReadFile(file)
+	binary, err := os.ReadFile(file) //nolint:gosec // Whoever runs the program names the folder.
 	if err != nil {
 		return packed{}, err
 	}
