@@ -56,7 +56,7 @@ func serve(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	server, err := newServer(o, a)
+	server, err := newServer(ctx, o, a)
 	if err != nil {
 		return err
 	}
@@ -255,7 +255,7 @@ func (a *adapter) run(ctx context.Context, server *genericapiserver.GenericAPISe
 }
 
 // newServer makes the API server, which is ready once the catalog is.
-func newServer(o *options, a *adapter) (*genericapiserver.GenericAPIServer, error) {
+func newServer(ctx context.Context, o *options, a *adapter) (*genericapiserver.GenericAPIServer, error) {
 	// API servers look at the list of metrics again and again, several times at once. To
 	// compress each answer takes more memory than everything else that the list takes.
 	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(map[string]bool{string(features.APIResponseCompression): false}); err != nil {
@@ -264,9 +264,11 @@ func newServer(o *options, a *adapter) (*genericapiserver.GenericAPIServer, erro
 	o.base.OpenAPIConfig, o.base.OpenAPIV3Config = provider.OpenAPI(o.base.Name)
 	o.base.WithExternalMetrics(provider.NewExternal(a.metrics, a.engine, a.planner, a.reads))
 	o.base.WithCustomMetrics(provider.NewCustom(a.metrics, a.planner, a.objects, a.mapper, a.reads))
+	first := newFirstRead(ctx)
+	o.base.Authentication.WithCustomRoundTripper(first.wrap)
 	config, err := o.base.Config()
 	if err != nil {
-		return nil, err
+		return nil, first.withCure(err)
 	}
 	config.GenericConfig.ShutdownDelayDuration = o.shutdownDelay
 	config.GenericConfig.Authentication.Authenticator = credentialed{config.GenericConfig.Authentication.Authenticator}
