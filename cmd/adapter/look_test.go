@@ -32,6 +32,7 @@ func called(t *testing.T, args ...string) (out string, code int, text string) {
 }
 
 func TestExitCodes(t *testing.T) {
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	well, wrong := file(t, "well.yaml", wellRules), file(t, "wrong.yaml", "rules: 1\n")
 	warned := file(t, "warned.yaml", "rules:\n- seriesQuery: up\n  metricsQuery: sum(<<.Series>>{<<.LabelMatchers>>}) by (<<.GroupBy>>)\n")
 	missing := filepath.Join(t.TempDir(), "missing.yaml")
@@ -54,6 +55,11 @@ func TestExitCodes(t *testing.T) {
 		"no time":               {[]string{"check", "--timeout", "0s", well}, 2, "--timeout"},
 		"bad header":            {[]string{"check", "--prometheus-header", "Authorization: Bearer secret", well}, 2, "--prometheus-header"},
 		"two configurations":    {[]string{"check", "--live", well, warned}, 2, "--live asks the backends of one"},
+		"served, outside a pod": {[]string{"check", "--served=external.metrics.k8s.io/v1beta1"}, 2, "outside of a pod give --kubeconfig"},
+		"served, no version":    {[]string{"check", "--served=external.metrics.k8s.io", well}, 2, `"external.metrics.k8s.io" is no GROUP/VERSION`},
+		"served, no group":      {[]string{"check", "--served=v1", well}, 2, `"v1" is no GROUP/VERSION`},
+		"served by whom":        {[]string{"check", "--served=a.b/v1", "--kubeconfig", missing}, 2, "--kubeconfig: cannot use"},
+		"short memory":          {[]string{"check", "--metrics-relist-interval=10s", "--metrics-max-age=30s", well}, 0, ""},
 		"missing kubeconfig":    {[]string{"check", "--kubeconfig", missing, well}, 2, "--kubeconfig"},
 		"query of no API":       {[]string{"query"}, 2, "query external or query custom"},
 		"query without files":   {[]string{"query", "external", "jobs_waiting"}, 2, "nothing defines the metric"},

@@ -73,7 +73,6 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	setDefault(fs, "client-burst", "100")
 	logsapi.AddFlags(o.logging, fs)
 	o.addMetricFlags(fs)
-	fs.DurationVar(&o.relist, "metrics-relist-interval", o.relist, "how often to list the series of Prometheus, and so how soon a new metric is known; shorter than prometheus-adapter's 10m, as a listing keeps names only")
 	fs.DurationVar(&o.shutdownDelay, "shutdown-delay-duration", o.shutdownDelay, "how long to go on serving, while not ready, after the signal to stop, so that clients find another replica")
 	fs.BoolVar(&o.base.SecureServing.DisableHTTP2Serving, "disable-http2", o.base.SecureServing.DisableHTTP2Serving, "serve HTTP/1.1 only; the same as --disable-http2-serving")
 	addIgnoredFlags(fs)
@@ -85,6 +84,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 func (o *options) addMetricFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.configFile, "config", o.configFile, "configuration file, as prometheus-adapter's or with more in it; it is read again when it changes, and flags win over it")
 	o.prometheus.addFlags(fs)
+	fs.DurationVar(&o.relist, "metrics-relist-interval", o.relist, "how often to list the series of Prometheus, and so how soon a new metric is known; shorter than prometheus-adapter's 10m, as a listing keeps names only")
 	fs.DurationVar(&o.metricsMaxAge, "metrics-max-age", o.metricsMaxAge, "how long a metric stays known without a series of it; not less than --metrics-relist-interval, and 0 is the longer of that and 10m")
 	fs.DurationVar(&o.maxAge, "max-age", o.maxAge, "how long the last good value of a metric serves while its backend cannot be asked, for objects that do not say; 0 leaves it to the configuration file")
 	fs.BoolVar(&o.cloudWatchEmptyAsZero, "cloudwatch-empty-as-zero", o.cloudWatchEmptyAsZero, "serve 0 for a CloudWatch metric without datapoints, for objects that do not say; by default that is an error, so that an HPA keeps its replicas")

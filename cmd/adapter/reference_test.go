@@ -68,7 +68,7 @@ func flagsPage() string {
 		if err != nil {
 			panic(err)
 		}
-		fmt.Fprintf(&b, "\n## `adapter %s`\n\n%s. Besides these it has `--prometheus-*`, `--config`, `--max-age`, `--metrics-max-age` and\n`--cloudwatch-empty-as-zero` of serving. See [check.md](../check.md).\n\n", command, c.Short)
+		fmt.Fprintf(&b, "\n## `adapter %s`\n\n%s. Besides these it has `--prometheus-*`, `--config`, `--max-age`, `--metrics-max-age`, `--metrics-relist-interval` and\n`--cloudwatch-empty-as-zero` of serving. See [check.md](../check.md).\n\n", command, c.Short)
 		flagRows(&b, c.Flags(), root.Flags())
 	}
 	return b.String()

@@ -150,7 +150,8 @@ func start(t *testing.T) *bed {
 	}
 }
 
-// scraped are what Prometheus scrapes: requests of two pods, and jobs of two queues.
+// scraped are what Prometheus scrapes: requests of two pods, jobs of two queues, and the lag
+// of a rollout, whose kind is a CRD's.
 func scraped() http.Handler {
 	registry := prometheus.NewPedanticRegistry()
 	gauge := func(name string, value float64, labels prometheus.Labels) {
@@ -163,6 +164,7 @@ func scraped() http.Handler {
 	gauge("http_errors", 1, prometheus.Labels{"namespace": "shop", "pod": "web-0"})
 	gauge("jobs_waiting", 7, prometheus.Labels{"queue": "orders"})
 	gauge("jobs_waiting", 0.5, prometheus.Labels{"queue": "mail"})
+	gauge("rollout_lag", 3, prometheus.Labels{"namespace": "shop", "rollout": "web"})
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 

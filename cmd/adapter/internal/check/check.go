@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -44,6 +45,9 @@ type Options struct {
 	MaxAge       time.Duration
 	// Live has the backends asked.
 	Live bool
+	// Served are APIs that an API server has to serve: that of Kubeconfig, or without one
+	// that of the cluster in whose pod this process runs.
+	Served []schema.GroupVersion
 	// Progress is told from time to time what is waited for; it may be nil.
 	Progress func(text string)
 }
@@ -54,9 +58,23 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.together(ctx); err != nil {
+	served, err := c.discover(ctx)
+	if err != nil {
 		return nil, err
 	}
+	if len(o.Texts) > 0 {
+		err = c.together(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.report.Served = served()
+	for i, s := range c.report.Served {
+		if s.Error != "" {
+			c.add(s.finding(o.Served[i]))
+		}
+	}
+	c.report.Checked.APIs = len(o.Served)
 	c.report.finish()
 	return c.report, nil
 }
@@ -114,8 +132,9 @@ func read(ctx context.Context, o Options) (*check, error) {
 type check struct {
 	Options
 
-	judge  *crd.Judge
-	report *Report
+	judge   *crd.Judge
+	report  *Report
+	telling sync.Mutex
 	// skipped are how many objects of which kinds are not judged, by file.
 	skipped map[string]map[string]int
 
@@ -124,6 +143,30 @@ type check struct {
 	broken  bool
 	metrics []*externalMetric
 	hpas    []*hpa
+}
+
+// discover begins to ask for the APIs, while the rest is judged. What it returns waits for
+// the answers.
+func (c *check) discover(ctx context.Context) (func() []Served, error) {
+	if len(c.Served) == 0 {
+		return func() []Served { return nil }, nil
+	}
+	d, err := newDiscoverer(c.Kubeconfig, c.tell)
+	if err != nil {
+		return nil, err
+	}
+	answers := make(chan []Served, 1)
+	go func() { answers <- d.ask(ctx, c.Served) }()
+	return func() []Served { return <-answers }, nil
+}
+
+// tell tells what is waited for.
+func (c *check) tell(text string) {
+	c.telling.Lock()
+	defer c.telling.Unlock()
+	if c.Progress != nil {
+		c.Progress(text)
+	}
 }
 
 // configuration is one that can be loaded.

@@ -96,6 +96,7 @@ type Counts struct {
 	Configurations  int `json:"configurations"`
 	ExternalMetrics int `json:"externalMetrics"`
 	HPAs            int `json:"hpas"`
+	APIs            int `json:"apis"`
 	Errors          int `json:"errors"`
 	Warnings        int `json:"warnings"`
 }
@@ -103,6 +104,7 @@ type Counts struct {
 // Report is the outcome of a check.
 type Report struct {
 	Findings []Finding `json:"findings"`
+	Served   []Served  `json:"served,omitempty"`
 	Rules    []Rule    `json:"rules,omitempty"`
 	Values   []Value   `json:"values,omitempty"`
 	Checked  Counts    `json:"checked"`
@@ -155,6 +157,7 @@ func (r *Report) Summary() string {
 		{c.Configurations, "configuration", "configurations"},
 		{c.ExternalMetrics, "ExternalMetric", "ExternalMetrics"},
 		{c.HPAs, "HPA", "HPAs"},
+		{c.APIs, "API version", "API versions"},
 	} {
 		if p.n > 0 {
 			parts = append(parts, count(p.n, p.one, p.other))
@@ -163,7 +166,11 @@ func (r *Report) Summary() string {
 	if len(parts) == 0 {
 		parts = []string{"nothing"}
 	}
-	return fmt.Sprintf("checked %s in %s: %s, %s", strings.Join(parts, ", "), count(c.Files, "file", "files"),
+	where := " in " + count(c.Files, "file", "files")
+	if c.Files == 0 {
+		where = ""
+	}
+	return fmt.Sprintf("checked %s%s: %s, %s", strings.Join(parts, ", "), where,
 		count(c.Errors, "error", "errors"), count(c.Warnings, "warning", "warnings"))
 }
 

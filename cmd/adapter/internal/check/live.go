@@ -123,7 +123,7 @@ type live struct {
 func (l *live) ask(ctx context.Context) error {
 	telling, stop := context.WithCancel(ctx)
 	defer stop()
-	go l.tell(telling)
+	go l.tellHow(telling)
 	var ofObjects, ofRules []Value
 	var found []Finding
 	var group sync.WaitGroup
@@ -140,8 +140,8 @@ func (l *live) ask(ctx context.Context) error {
 	return nil
 }
 
-// tell tells what is waited for, until ctx is done.
-func (l *live) tell(ctx context.Context) {
+// tellHow tells how far it is, until ctx is done.
+func (l *live) tellHow(ctx context.Context) {
 	ticker := time.NewTicker(tellEvery)
 	defer ticker.Stop()
 	began := time.Now()
@@ -157,10 +157,8 @@ func (l *live) tell(ctx context.Context) {
 				listed++
 			}
 		}
-		if l.Progress != nil {
-			l.Progress(fmt.Sprintf("%v: %d of %d rules' series are listed, %d of %d metrics are read",
-				time.Since(began).Round(time.Second), listed, len(rules), l.done.Load(), l.wanted.Load()))
-		}
+		l.tell(fmt.Sprintf("%v: %d of %d rules' series are listed, %d of %d metrics are read",
+			time.Since(began).Round(time.Second), listed, len(rules), l.done.Load(), l.wanted.Load()))
 	}
 }
 

@@ -40,7 +40,7 @@ func (r *Report) Print(w io.Writer, format string) error {
 	if format != "table" {
 		return PrintAs(w, format, r)
 	}
-	for _, table := range [][][]string{r.findingRows(), r.ruleRows(), ValueRows(r.Values, time.Now())} {
+	for _, table := range [][][]string{r.findingRows(), r.servedRows(), r.ruleRows(), ValueRows(r.Values, time.Now())} {
 		if len(table) <= 1 {
 			continue
 		}
@@ -75,6 +75,18 @@ func (r *Report) findingRows() [][]string {
 			message += " (" + f.Cure + ")"
 		}
 		rows = append(rows, []string{string(f.Severity), or(f.Where()), or(f.Object), message})
+	}
+	return rows
+}
+
+func (r *Report) servedRows() [][]string {
+	rows := [][]string{{"API", "SERVED", "RESOURCES"}}
+	for _, s := range r.Served {
+		served, resources := "yes", strconv.Itoa(s.Resources)
+		if s.Error != "" {
+			served, resources = "no", "unknown"
+		}
+		rows = append(rows, []string{s.API, served, resources})
 	}
 	return rows
 }
