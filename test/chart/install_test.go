@@ -57,7 +57,7 @@ func lifecycle(t *testing.T, c *env.Cluster, h helm, variant string) {
 	chart := func(command string, args ...string) string {
 		return h.run(t, slices.Concat([]string{command, release, chartDir(t)}, values, args)...)
 	}
-	rendered := chart("template")
+	rendered := chart("template", "--skip-tests")
 	if _, err := kubectl(t.Context(), c, rendered, "apply", "--server-side", "--force-conflicts", "--dry-run=server", "--warnings-as-errors", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}

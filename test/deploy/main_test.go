@@ -156,7 +156,7 @@ func command(ctx context.Context, stdin, name string, args ...string) (string, e
 func template(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := command(t.Context(), "", "helm", append([]string{
-		"template", release, path(t, "charts/tidegauge"), "--kubeconfig", os.DevNull, "--namespace", namespace,
+		"template", release, path(t, "charts/tidegauge"), "--kubeconfig", os.DevNull, "--namespace", namespace, "--skip-tests",
 	}, args...)...)
 	if err != nil {
 		t.Fatal(err)
