@@ -72,7 +72,7 @@ func (c *collector) look(now heapState, cycles uint64) (percent int, collect boo
 	}
 	percent = usualPercent
 	if c.busy {
-		percent = max(percent, int(roomWhenBusy*100/max(now.live, 1<<20)))
+		percent = max(percent, int(roomWhenBusy*100/max(now.live, 1<<20))) //nolint:gosec // 4800 at most.
 	}
 	return percent, cycles == 0 && now.garbage > enoughGarbage
 }
