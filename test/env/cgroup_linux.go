@@ -39,7 +39,7 @@ func hierarchies() []string {
 func makeCgroups(name string) error {
 	for _, dir := range hierarchies() {
 		// A tree may have two names.
-		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 		// With version 1 a group has no CPU and no memory at first.
