@@ -127,6 +127,7 @@ func metricsPage(t *testing.T) string {
 	collectors := []prometheus.Collector{
 		backends, engine.New(engine.Options{}), config.NewReloader(config.ReloaderOptions{Current: c}),
 		catalog.NewDiscovery(&catalog.Catalog{}, catalog.DiscoveryOptions{}), provider.NewReads(), &catalog.Catalog{},
+		newMemoryWatch(nil, nil),
 	}
 	var rows []string
 	for _, c := range collectors {

@@ -60,7 +60,7 @@ func serve(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	legacyregistry.RawMustRegister(a.engine, a.backends, a.discovery, a.reloader, a.reads, a.metrics)
+	legacyregistry.RawMustRegister(a.engine, a.backends, a.discovery, a.reloader, a.reads, a.metrics, a.memory)
 	klog.FromContext(ctx).Info("Starting tidegauge", "version", buildVersion(), "configuration", configuration.Summary())
 	return a.run(ctx, server)
 }
@@ -79,6 +79,7 @@ type adapter struct {
 	pod       *self.Reporter
 	reloader  *config.Reloader
 	reads     *provider.Reads
+	memory    *memoryWatch
 
 	namespace    string // the adapter's own
 	noDataIsZero bool
@@ -141,6 +142,8 @@ func newAdapter(o *options, c *config.Config, backends *builtin.Set, clients *cl
 			a.pod.Set(self.Configuration(c.Summary(), c.Compiled.Warnings, err))
 		},
 	})
+	pods := replicas{clients.kube, namespace, podName()}
+	a.memory = newMemoryWatch(openMemoryGroup("/"), pods.look, a.engine, a.metrics, a.discovery)
 	return a, nil
 }
 
@@ -244,12 +247,19 @@ func (a *adapter) run(ctx context.Context, server *genericapiserver.GenericAPISe
 	} {
 		group.Go(func() error { return part(running) })
 	}
+	serving, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	group.Go(func() error { return a.memory.run(running, cancel) })
 	group.Go(func() error {
 		defer stop()
-		serving, cancel := context.WithCancel(ctx)
-		defer cancel()
-		context.AfterFunc(running, cancel)
-		return server.PrepareRun().RunWithContext(serving)
+		context.AfterFunc(running, func() { cancel(nil) })
+		if err := server.PrepareRun().RunWithContext(serving); err != nil {
+			return err
+		}
+		if full, ok := errors.AsType[*nearLimitError](context.Cause(serving)); ok {
+			return full
+		}
+		return nil
 	})
 	return group.Wait()
 }
@@ -289,7 +299,8 @@ func newServer(ctx context.Context, o *options, a *adapter) (*genericapiserver.G
 	// audit backend ends before that, and misses the last of them.
 	server.GenericAPIServer.NonLongRunningRequestWaitGroup = &waitgroup.SafeWaitGroup{}
 	ready := healthz.NamedCheck("catalog", func(*http.Request) error { return a.metrics.Ready() })
-	return server.GenericAPIServer, server.GenericAPIServer.AddReadyzChecks(ready)
+	memory := healthz.NamedCheck("memory", a.memory.check)
+	return server.GenericAPIServer, server.GenericAPIServer.AddReadyzChecks(ready, memory)
 }
 
 // clients are the clients of the Kubernetes API, under the adapter's own rights.

@@ -27,3 +27,9 @@ func (k *Container) Kill() error { return CanRunNode() }
 
 // Starve does nothing.
 func (k *Container) Starve() error { return CanRunNode() }
+
+// Memory is not known.
+func (k *Container) Memory() (used, limit int, err error) { return 0, 0, CanRunNode() }
+
+// LimitMemory does nothing.
+func (k *Container) LimitMemory(int) error { return CanRunNode() }

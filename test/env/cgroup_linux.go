@@ -123,3 +123,81 @@ func processesOf(group string) []int {
 	}
 	return pids
 }
+
+// memoryController are the files of a control group's limit of memory and of what it uses,
+// and what of the latter memory.stat calls pages of files.
+type memoryController struct {
+	limit, usage string
+	cache        []string
+}
+
+// memoryControllers are those of version 1 and of version 2.
+var memoryControllers = []memoryController{
+	{"memory.limit_in_bytes", "memory.usage_in_bytes", []string{"total_inactive_file", "total_active_file"}},
+	{"memory.max", "memory.current", []string{"inactive_file", "active_file"}},
+}
+
+// starve sets the limit to less than what is used, as far as the kernel can take pages
+// away: with version 1 it refuses a limit that it cannot reach.
+func (m memoryController) starve(group string) error {
+	const most, least = 8 << 20, 1 << 16
+	used, err := readNumber(filepath.Join(group, m.usage))
+	if gone(err) {
+		return nil // Or the other version.
+	}
+	if err != nil {
+		return err
+	}
+	for less := most; less >= least; less /= 2 {
+		err := os.WriteFile(filepath.Join(group, m.limit), []byte(strconv.Itoa(max(used-less, least))), 0)
+		if !errors.Is(err, syscall.EBUSY) {
+			if gone(err) {
+				err = nil
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// read returns what is used without pages of files, and the limit.
+func (m memoryController) read(group string) (used, limit int, err error) {
+	if limit, err = readNumber(filepath.Join(group, m.limit)); err != nil {
+		return 0, 0, err
+	}
+	if used, err = readNumber(filepath.Join(group, m.usage)); err != nil {
+		return 0, 0, err
+	}
+	stat, err := os.ReadFile(filepath.Join(group, "memory.stat"))
+	if err != nil {
+		return 0, 0, err
+	}
+	for line := range strings.Lines(string(stat)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if !slices.Contains(m.cache, name) {
+			continue
+		}
+		n, err := strconv.Atoi(value)
+		if err != nil {
+			return 0, 0, fmt.Errorf("%s of %s: %w", name, group, err)
+		}
+		used -= n
+	}
+	return used, limit, nil
+}
+
+// readNumber reads a file of one number.
+func readNumber(file string) (int, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", file, err)
+	}
+	return n, nil
+}
+
+// gone says whether there is no such control group any more.
+func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) }

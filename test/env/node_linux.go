@@ -141,8 +141,8 @@ func (k *Container) Starve() error {
 		return nil
 	}
 	for _, group := range k.groups {
-		for limit, use := range memoryFiles {
-			if err := starve(filepath.Join(group, limit), filepath.Join(group, use)); err != nil {
+		for _, m := range memoryControllers {
+			if err := m.starve(group); err != nil {
 				return err
 			}
 		}
@@ -150,42 +150,36 @@ func (k *Container) Starve() error {
 	return errors.New("the container still runs")
 }
 
-// memoryFiles are the limit of a control group's memory and what it uses, in version 1 and
-// in version 2.
-var memoryFiles = map[string]string{
-	"memory.limit_in_bytes": "memory.usage_in_bytes",
-	"memory.max":            "memory.current",
+// Memory is what the container has of memory, without the pages of files that the kernel
+// takes away before it kills, and what it may have, in bytes.
+func (k *Container) Memory() (used, limit int, err error) {
+	group, m, err := k.memory()
+	if err != nil {
+		return 0, 0, err
+	}
+	return m.read(group)
 }
 
-// starve sets the limit to less than what is used, as far as the kernel can take pages
-// away: with version 1 it refuses a limit that it cannot reach.
-func starve(limit, use string) error {
-	const most, least = 8 << 20, 1 << 16
-	text, err := os.ReadFile(use)
-	if gone(err) {
-		return nil // Or the other version.
-	}
+// LimitMemory sets what it may have, as far as the kernel can take pages away.
+func (k *Container) LimitMemory(limit int) error {
+	group, m, err := k.memory()
 	if err != nil {
 		return err
 	}
-	used, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return fmt.Errorf("%s: %w", use, err)
-	}
-	for less := most; less >= least; less /= 2 {
-		err := os.WriteFile(limit, []byte(strconv.Itoa(max(used-less, least))), 0)
-		if !errors.Is(err, syscall.EBUSY) {
-			if gone(err) {
-				err = nil
-			}
-			return err
-		}
-	}
-	return nil
+	return os.WriteFile(filepath.Join(group, m.limit), []byte(strconv.Itoa(limit)), 0)
 }
 
-// gone says whether there is no such control group any more.
-func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) }
+// memory is the container's control group that has its memory.
+func (k *Container) memory() (string, memoryController, error) {
+	for _, group := range k.groups {
+		for _, m := range memoryControllers {
+			if _, err := os.Stat(filepath.Join(group, m.limit)); err == nil {
+				return group, m, nil
+			}
+		}
+	}
+	return "", memoryController{}, errors.New("the container's memory has no control group")
+}
 
 func (k *Container) processes() []int {
 	var pids []int

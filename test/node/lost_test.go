@@ -2,7 +2,9 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -82,6 +84,144 @@ func (b *bed) drain(t *testing.T, pods []corev1.Pod) {
 	}
 }
 
+// TestMemoryNearLimit shows that replicas whose memory comes near its limit are restarted
+// before the kernel kills them, one after the other, that no read is lost by that, and that
+// their last words say why.
+func TestMemoryNearLimit(t *testing.T) {
+	b := sharedBed(t)
+	pods := b.renew(t)
+	generation := b.generation(t)
+	l := b.startLoad(t)
+	var squeezed []*squeeze
+	for _, pod := range pods {
+		squeezed = append(squeezed, b.squeeze(t, pod))
+	}
+	eventually(t, "restart", func(ctx context.Context) error {
+		var errs []error
+		for _, s := range squeezed {
+			errs = append(errs, s.tighten(ctx, t))
+		}
+		return errors.Join(errs...)
+	})
+	b.awaitPods(t)
+	l.endWithNoneLost(t)
+	for _, s := range squeezed {
+		s.check(t)
+	}
+	if b.generation(t) != generation {
+		t.Error("the HPA has moved")
+	}
+}
+
+// renew has new pods, as one that was restarted is restarted again only after minutes, and
+// returns them once they have run for long enough. The first lets no other go first.
+func (b *bed) renew(t *testing.T) []corev1.Pod {
+	t.Helper()
+	for _, old := range b.awaitPods(t) {
+		b.remove(t, old, metav1.DeleteOptions{})
+	}
+	b.awaitServing(t)
+	b.awaitReplicas(t, needed)
+	pods := b.awaitPods(t)
+	slices.SortFunc(pods, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
+	for _, pod := range pods {
+		eventually(t, "uptime", func(context.Context) error {
+			if up := time.Since(pod.Status.ContainerStatuses[0].State.Running.StartedAt.Time); up < uptime {
+				return fmt.Errorf("the container has run for %v", up)
+			}
+			return nil
+		})
+	}
+	return pods
+}
+
+// uptime is how long the adapter must have run before it stops for its memory's sake.
+const uptime = time.Minute
+
+// squeeze is a container that is left little memory.
+type squeeze struct {
+	*bed
+
+	pod       corev1.Pod
+	container *env.Container
+	limit     int // at first
+}
+
+func (b *bed) squeeze(t *testing.T, pod corev1.Pod) *squeeze {
+	t.Helper()
+	c := b.container(t, pod)
+	_, limit, err := c.Memory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &squeeze{b, pod, c, limit}
+}
+
+// tighten leaves the container no more than 3% besides what it has, again whenever it has
+// made room until it turns not ready, and returns nil once it has ended.
+func (s *squeeze) tighten(ctx context.Context, t *testing.T) error {
+	t.Helper()
+	now, err := s.Client().CoreV1().Pods(namespace).Get(ctx, s.pod.Name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if restarts := now.Status.ContainerStatuses[0].RestartCount; restarts > 0 {
+		return nil
+	}
+	if !isReady(*now) {
+		return fmt.Errorf("%s is not ready, and goes on", s.pod.Name)
+	}
+	used, limit, err := s.container.Memory()
+	if err != nil {
+		return err
+	}
+	if float64(used) < 0.955*float64(limit) {
+		limit = int(float64(used) / 0.97)
+		t.Logf("%s: %d KiB are in use, the limit is %d KiB", s.pod.Name, used>>10, limit>>10)
+		if err := s.container.LimitMemory(limit); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%s is ready with %d of %d bytes", s.pod.Name, used, limit)
+}
+
+// check fails the test if the container did not end by itself and say why, or if the one
+// after it has another limit than it had at first.
+func (s *squeeze) check(t *testing.T) {
+	t.Helper()
+	now, err := s.Client().CoreV1().Pods(namespace).Get(t.Context(), s.pod.Name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := now.Status.ContainerStatuses[0]
+	if last := status.LastTerminationState.Terminated; status.RestartCount != 1 || last.Reason != "Error" || last.ExitCode != 1 {
+		t.Errorf("%s was restarted %d times, and ended with %+v", s.pod.Name, status.RestartCount, last)
+	}
+	log, err := s.kubectl(t.Context(), "logs", "-n", namespace, s.pod.Name, "--previous", "--tail=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(log)
+	for _, want := range []string{"adapter: memory: ", " of the container's limit of ", " queries", "resources.limits.memory"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("the last line of the log lacks %q: %s", want, log)
+		}
+	}
+	if _, got, err := s.bed.container(t, *now).Memory(); err != nil || got != s.limit {
+		t.Errorf("the next container may have %d bytes, want %d (%v)", got, s.limit, err)
+	}
+}
+
+// container is that of a pod.
+func (b *bed) container(t *testing.T, pod corev1.Pod) *env.Container {
+	t.Helper()
+	c, err := b.FindContainer(strings.TrimPrefix(pod.Status.ContainerStatuses[0].ContainerID, "containerd://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // TestSuddenEnd shows what readers and HPAs see of a process that ends without a word: for
 // as long as the kubelet takes to notice, the API server still calls it, and answers 503 to
 // some reads. No read gets another value, and no HPA moves.
@@ -104,10 +244,7 @@ func TestSuddenEnd(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			b.awaitReplicas(t, needed)
 			pod := b.awaitPods(t)[0]
-			container, err := b.FindContainer(strings.TrimPrefix(pod.Status.ContainerStatuses[0].ContainerID, "containerd://"))
-			if err != nil {
-				t.Fatal(err)
-			}
+			container := b.container(t, pod)
 			generation := b.generation(t)
 			l := b.startLoad(t)
 			test.end(t, container)
