@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-// turn is one answer of an API server: a status, or an error if that is 0.
-type turn int
+// reply is one answer of an API server: a status, or an error if that is 0.
+type reply int
 
-const refusedConnection turn = 0
+const refusedConnection reply = 0
 
-// turns answers with one after the other, and with the last from then on.
-func turns(calls *int, all ...turn) http.RoundTripper {
+// replies answers with one after the other, and with the last from then on.
+func replies(calls *int, all ...reply) http.RoundTripper {
 	return roundTripper(func(r *http.Request) (*http.Response, error) {
 		now := all[min(*calls, len(all)-1)]
 		*calls++
@@ -57,28 +57,28 @@ func readOnce(t *testing.T, rt http.RoundTripper, path string) string {
 func TestTheFirstReadIsTriedAgainWhileItIsRefused(t *testing.T) {
 	const refusal = `{"kind":"Status","message":"configmaps is forbidden"}`
 	for name, test := range map[string]struct {
-		path  string
-		turns []turn
-		want  string
-		calls int // 0 is more than one
-		least time.Duration
-		most  time.Duration
-		cure  string
+		path    string
+		replies []reply
+		want    string
+		calls   int // 0 is more than one
+		least   time.Duration
+		most    time.Duration
+		cure    string
 	}{
-		"success":            {frontProxies, []turn{200}, `OK {"kind":"ConfigMap"}`, 1, 0, 0, ""},
-		"below a prefix":     {"/k8s/clusters/c-1" + frontProxies, []turn{403, 200}, `OK {"kind":"ConfigMap"}`, 2, firstPause, firstPause, ""},
-		"refused at first":   {frontProxies, []turn{refusedConnection, 401, 403, 500, 200}, `OK {"kind":"ConfigMap"}`, 5, 15 * firstPause, 15 * firstPause, ""},
-		"not there":          {frontProxies, []turn{404}, "Not Found " + refusal, 1, 0, 0, ""},
-		"never without":      {frontProxies, []turn{403}, "Forbidden " + refusal, 0, startPatience, startPatience, "bind the Role"},
-		"an unknown token":   {frontProxies, []turn{401}, "Unauthorized " + refusal, 0, startPatience, startPatience, "does not take the token"},
-		"nobody there":       {frontProxies, []turn{refusedConnection}, "error: connection refused", 0, startPatience, startPatience, "can the API server be reached"},
-		"something else":     {"/apis/authentication.k8s.io/v1/tokenreviews", []turn{403}, "Forbidden " + refusal, 1, 0, 0, ""},
-		"the library's list": {"/api/v1/namespaces/kube-system/configmaps", []turn{403}, "Forbidden " + refusal, 1, 0, 0, ""},
+		"success":            {frontProxies, []reply{200}, `OK {"kind":"ConfigMap"}`, 1, 0, 0, ""},
+		"below a prefix":     {"/k8s/clusters/c-1" + frontProxies, []reply{403, 200}, `OK {"kind":"ConfigMap"}`, 2, firstPause, firstPause, ""},
+		"refused at first":   {frontProxies, []reply{refusedConnection, 401, 403, 500, 200}, `OK {"kind":"ConfigMap"}`, 5, 15 * firstPause, 15 * firstPause, ""},
+		"not there":          {frontProxies, []reply{404}, "Not Found " + refusal, 1, 0, 0, ""},
+		"never without":      {frontProxies, []reply{403}, "Forbidden " + refusal, 0, startPatience, startPatience, "bind the Role"},
+		"an unknown token":   {frontProxies, []reply{401}, "Unauthorized " + refusal, 0, startPatience, startPatience, "does not take the token"},
+		"nobody there":       {frontProxies, []reply{refusedConnection}, "error: connection refused", 0, startPatience, startPatience, "can the API server be reached"},
+		"something else":     {"/apis/authentication.k8s.io/v1/tokenreviews", []reply{403}, "Forbidden " + refusal, 1, 0, 0, ""},
+		"the library's list": {"/api/v1/namespaces/kube-system/configmaps", []reply{403}, "Forbidden " + refusal, 1, 0, 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				first, calls, began := newFirstRead(t.Context()), 0, time.Now()
-				got := readOnce(t, first.wrap(turns(&calls, test.turns...)), test.path)
+				got := readOnce(t, first.wrap(replies(&calls, test.replies...)), test.path)
 				if took := time.Since(began); got != test.want || took < test.least || took > test.most {
 					t.Errorf("got %s after %v, want %s after %v to %v", got, took, test.want, test.least, test.most)
 				}
@@ -99,7 +99,7 @@ func TestTheFirstReadIsTriedAgainWhileItIsRefused(t *testing.T) {
 func TestAfterTheStartNothingIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		calls := 0
-		rt := newFirstRead(t.Context()).wrap(turns(&calls, 403))
+		rt := newFirstRead(t.Context()).wrap(replies(&calls, 403))
 		<-time.After(startPatience)
 		if got := readOnce(t, rt, frontProxies); calls != 1 || !strings.HasPrefix(got, "Forbidden") {
 			t.Errorf("got %s after %d calls, want one that is refused", got, calls)
@@ -113,7 +113,7 @@ func TestTheFirstReadEndsWithTheProcess(t *testing.T) {
 		calls, began := 0, time.Now()
 		first := newFirstRead(ctx)
 		time.AfterFunc(time.Second, stop)
-		got := readOnce(t, first.wrap(turns(&calls, 403)), frontProxies)
+		got := readOnce(t, first.wrap(replies(&calls, 403)), frontProxies)
 		if took := time.Since(began); took != time.Second || !strings.Contains(got, "context canceled while waiting for the API server: Forbidden: configmaps is forbidden") {
 			t.Errorf("got %s after %v, want an error after 1s", got, took)
 		}
