@@ -80,6 +80,7 @@ type adapter struct {
 	reloader  *config.Reloader
 	reads     *provider.Reads
 	memory    *memoryWatch
+	known     *known
 
 	namespace    string // the adapter's own
 	noDataIsZero bool
@@ -111,6 +112,7 @@ func newAdapter(o *options, c *config.Config, backends *builtin.Set, clients *cl
 		Counter: a.objects,
 		MaxAge:  func() time.Duration { return time.Duration(a.maxAge.Load()) },
 	})
+	a.known = &known{engine: a.engine, catalog: a.metrics, mapper: a.mapper}
 	a.discovery = catalog.NewDiscovery(a.metrics, catalog.DiscoveryOptions{
 		Lister: backends, Mapper: a.mapper, Relist: o.relist, MaxAge: o.discoveryMaxAge(),
 	})
@@ -118,11 +120,11 @@ func newAdapter(o *options, c *config.Config, backends *builtin.Set, clients *cl
 	var err error
 	a.watcher, err = catalog.NewWatcher(catalog.WatcherOptions{
 		Catalog:  a.metrics,
-		Pinner:   a.engine,
+		Pinner:   knownPinner{a.engine, a.known},
 		Defaults: a.defaults(c),
 		Kube:     clients.kube,
 		Custom:   clients.custom,
-		Planner:  a.planner,
+		Planner:  knownPlanner{a.planner, a.known},
 		Mapper:   a.mapper,
 		Objects:  a.objects,
 	})
@@ -293,6 +295,7 @@ func newServer(ctx context.Context, o *options, a *adapter) (*genericapiserver.G
 	if err := provider.NewResource(a.metrics, a.planner, a.objects, a.reads).Install(server.GenericAPIServer); err != nil {
 		return nil, fmt.Errorf("metrics.k8s.io: %w", err)
 	}
+	server.GenericAPIServer.Handler.NonGoRestfulMux.Handle(knownPath, a.known)
 	// The library would refuse what arrives on open connections from the moment it
 	// stops. With a group that is empty it leaves the end to http.Server.Shutdown,
 	// which answers those requests, and asks their clients to connect elsewhere. An
