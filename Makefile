@@ -43,6 +43,7 @@ test: build kube $(if $(CAN_RUN_NODE),$(NODE)) $(if $(RACE),$(BIN)/race/adapter)
 	@$(if $(CAN_RUN_NODE),,echo "NOT TESTED HERE: the chart's pods on a real node, which needs root and containerd, see docs/testbed.md")
 	go test $(RACE) ./...
 	cd test && $(if $(RACE),TIDEGAUGE_ADAPTER=$(BIN)/race/adapter) go test $(RACE) -timeout 20m ./...
+	cd test/browser && go test ./...
 
 # The adapter that the tests start, with the race detector in it.
 .PHONY: $(BIN)/race/adapter
@@ -59,9 +60,10 @@ soak: build kube $(if $(RACE),$(BIN)/race/adapter) ## Run the adapter while faul
 	@$(BIN)/soak $(if $(RACE),--adapter $(BIN)/race/adapter) $(SOAK)
 
 .PHONY: lint
-lint: $(BIN)/golangci-lint ## Run the linters over both modules
+lint: $(BIN)/golangci-lint ## Run the linters over all modules
 	$(BIN)/golangci-lint run ./...
 	cd test && $(BIN)/golangci-lint run --config ../.golangci.yml ./...
+	cd test/browser && $(BIN)/golangci-lint run --config ../../.golangci.yml ./...
 
 .PHONY: generate
 generate: $(BIN)/controller-gen $(BIN)/helm ## Write the generated files anew
