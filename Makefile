@@ -7,6 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 # The race detector needs a C compiler.
 RACE := $(if $(shell command -v $${CC:-gcc} 2>/dev/null),-race)
 # A real node needs root and a container runtime; the tests say what is missing.
+NODE := $(addprefix $(BIN)/,kubelet kube-proxy)
 CAN_RUN_NODE := $(if $(filter 0,$(shell id -u)),$(shell command -v containerd))
 
 .DEFAULT_GOAL := help
@@ -150,7 +151,6 @@ KUBE_LDFLAGS := -s -w \
 	-X k8s.io/component-base/version.gitMajor=$(word 1,$(KUBE_NUMBERS)) \
 	-X k8s.io/component-base/version.gitMinor=$(word 2,$(KUBE_NUMBERS))
 KUBE := $(addprefix $(BIN)/,kube-apiserver kube-controller-manager kube-scheduler kubectl)
-NODE := $(addprefix $(BIN)/,kubelet kube-proxy)
 
 .PHONY: kube
 kube: $(BIN)/etcd $(BIN)/kwok $(BIN)/prometheus $(BIN)/promtool $(BIN)/helm $(BIN)/helm3 $(KUBE) ## Build the control plane, Prometheus and Helm into .bin/ (30 minutes with a cold cache, once)
