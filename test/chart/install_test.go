@@ -393,20 +393,201 @@ func TestTakeOver(t *testing.T) {
 			if _, err := kubectl(t.Context(), c, "", "delete", "--ignore-not-found", "crd", crdName); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := kubectl(t.Context(), c, "", "apply", "-f", filepath.Join(files, "crds"), "-f", filepath.Join(files, "policies")); err != nil {
+			crd := strings.Replace(string(read(t, files, "crds", "metrics.aws_externalmetrics.yaml")), "    - em\n", "    - old\n", 1)
+			if _, err := kubectl(t.Context(), c, crd, "apply", "-f", "-"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := kubectl(t.Context(), c, "", "apply", "-f", filepath.Join(files, "policies")); err != nil {
 				t.Fatal(err)
 			}
 			_, err := h.try(t, "install", release, chartDir(t))
 			if err == nil || !strings.Contains(err.Error(), "invalid ownership metadata") {
 				t.Errorf("install says %v, want a refusal of objects that have another owner", err)
 			}
-			flags := []string{"--take-ownership"}
-			if name == "helm" {
-				// Helm 4 applies on the server, where kubectl's fields are somebody else's.
-				flags = append(flags, "--force-conflicts")
+			installed(t, h, h.taking()...)
+			if got := shortNames(t, c); !slices.Equal(got, []string{"em"}) {
+				t.Errorf("the CRD has the short names %v, want the chart's", got)
 			}
-			installed(t, h, flags...)
 		})
+	}
+}
+
+// taking are the flags by which Helm takes over, and changes, what somebody else has brought.
+// Helm 4 applies on the server, where fields are somebody else's. Helm 3 compares with what it
+// would have applied before, and so finds nothing to change, unless it replaces.
+func (h helm) taking() []string {
+	if h.name == "helm3" {
+		return []string{"--take-ownership", "--force"}
+	}
+	return []string{"--take-ownership", "--force-conflicts"}
+}
+
+// theirs is an API that somebody else serves.
+const theirs = `
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {name: v1beta1.external.metrics.k8s.io}
+spec:
+  group: external.metrics.k8s.io
+  version: v1beta1
+  groupPriorityMinimum: 100
+  versionPriority: 100
+  service: {namespace: keda, name: keda-operator-metrics-apiserver}
+  insecureSkipTLSVerify: true
+`
+
+const (
+	theirService = "keda/keda-operator-metrics-apiserver"
+	ownService   = namespace + "/" + release
+)
+
+// TestTakeAPI shows that the chart takes an API from somebody only when its values say so,
+// whatever Helm is told.
+func TestTakeAPI(t *testing.T) {
+	c := cluster(t)
+	for _, test := range []struct {
+		name, first, then string
+		flags             []string
+	}{
+		{name: "helm", first: "helm", then: "helm"},
+		{name: "helm3", first: "helm3", then: "helm3"},
+		{name: "helm, of a release of helm3", first: "helm3", then: "helm", flags: []string{"--server-side=true"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := newHelm(t, test.then).on(c)
+			upgrade := func(set string) (string, error) {
+				args := slices.Concat([]string{"upgrade", release, chartDir(t), "--set", set}, h.taking(), test.flags)
+				return h.try(t, args...)
+			}
+			installed(t, newHelm(t, test.first).on(c), "--set", "apiServices.external=false")
+			if _, err := kubectl(t.Context(), c, theirs, "apply", "-f", "-"); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { dropTheirs(t, c) })
+
+			refused := func() {
+				t.Helper()
+				_, err := upgrade("logLevel=1")
+				for _, word := range []string{"v1beta1.external.metrics.k8s.io leads to the Service " + theirService, "apiServices.external=false", "kubectl annotate apiservice NAME helm.sh/resource-policy=keep", "apiServices.takeOver=true"} {
+					if err == nil || !strings.Contains(err.Error(), word) {
+						t.Errorf("the upgrade does not say %q: %v", word, err)
+					}
+				}
+				serves(t, c, theirService)
+			}
+			refused()
+
+			notes, err := upgrade("apiServices.takeOver=true")
+			if err != nil || !strings.Contains(notes, "led to "+theirService) {
+				t.Errorf("the notes of the upgrade do not say whom it took the API from (%v):\n%s", err, notes)
+			}
+			serves(t, c, ownService)
+			if notes, err = upgrade("logLevel=1"); err != nil || strings.Contains(notes, "led to") {
+				t.Errorf("what is its own the chart takes from somebody (%v):\n%s", err, notes)
+			}
+
+			if _, err := kubectl(t.Context(), c, theirs, "replace", "-f", "-"); err != nil {
+				t.Fatal(err)
+			}
+			refused()
+			// Helm deletes what a release had and has no more, whoever has changed it since.
+			if _, err := kubectl(t.Context(), c, "", "annotate", "apiservice", "v1beta1.external.metrics.k8s.io", "helm.sh/resource-policy=keep"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := upgrade("apiServices.external=false"); err != nil {
+				t.Error(err)
+			}
+			serves(t, c, theirService)
+		})
+	}
+}
+
+// TestHelm3TakesWithoutEffect shows what the notes warn of.
+func TestHelm3TakesWithoutEffect(t *testing.T) {
+	c := cluster(t)
+	h := newHelm(t, "helm3").on(c)
+	installed(t, h, "--set", "apiServices.external=false")
+	if _, err := kubectl(t.Context(), c, theirs, "apply", "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dropTheirs(t, c) })
+	notes := h.run(t, "upgrade", release, chartDir(t), "--set", "apiServices.takeOver=true", "--take-ownership")
+	for _, word := range []string{"STATUS: deployed", "v1beta1.external.metrics.k8s.io led to " + theirService, "Helm 3 needs --force"} {
+		if !strings.Contains(notes, word) {
+			t.Errorf("Helm does not say %q:\n%s", word, notes)
+		}
+	}
+	serves(t, c, theirService)
+}
+
+// TestUninstallOfTaken shows what uninstall does with an API that somebody has taken since.
+func TestUninstallOfTaken(t *testing.T) {
+	c := cluster(t)
+	for _, test := range []struct {
+		helm string
+		// off says that the release was told before that it does not serve the API.
+		off, left bool
+	}{
+		{helm: "helm", left: true},
+		{helm: "helm", off: true, left: true},
+		{helm: "helm3", left: false},
+		{helm: "helm3", off: true, left: true},
+	} {
+		t.Run(fmt.Sprintf("%s, off %t", test.helm, test.off), func(t *testing.T) {
+			h := newHelm(t, test.helm).on(c)
+			installed(t, h)
+			t.Cleanup(func() { dropTheirs(t, c) })
+			if _, err := kubectl(t.Context(), c, theirs, "replace", "-f", "-"); err != nil {
+				t.Fatal(err)
+			}
+			if test.off {
+				if _, err := kubectl(t.Context(), c, "", "annotate", "apiservice", "v1beta1.external.metrics.k8s.io", "helm.sh/resource-policy=keep"); err != nil {
+					t.Fatal(err)
+				}
+				h.run(t, "upgrade", release, chartDir(t), "--set", "apiServices.external=false")
+			}
+			h.run(t, "uninstall", release)
+			if !test.left {
+				eventually(t, func(ctx context.Context) error {
+					out, err := kubectl(ctx, c, "", "get", "--ignore-not-found", "apiservice", "v1beta1.external.metrics.k8s.io", "-o", "name")
+					if err != nil || out != "" {
+						return fmt.Errorf("there is %s (%w)", out, err)
+					}
+					return nil
+				})
+				return
+			}
+			serves(t, c, theirService)
+		})
+	}
+}
+
+// TestRenamed shows that a release takes from nobody when its objects get other names.
+func TestRenamed(t *testing.T) {
+	c := cluster(t)
+	h := newHelm(t, "helm").on(c)
+	installed(t, h)
+	h.run(t, "upgrade", release, chartDir(t), "--set", "fullnameOverride=renamed")
+	serves(t, c, namespace+"/renamed")
+}
+
+func dropTheirs(t *testing.T, c *env.Cluster) {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	if _, err := kubectl(ctx, c, theirs, "delete", "--ignore-not-found", "-f", "-"); err != nil {
+		t.Error(err)
+	}
+}
+
+// serves fails the test if external metrics are served by another Service.
+func serves(t *testing.T, c *env.Cluster, want string) {
+	t.Helper()
+	o, err := c.Dynamic().Resource(apiServices).Get(t.Context(), "v1beta1.external.metrics.k8s.io", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := nested(o, "spec", "service", "namespace") + "/" + nested(o, "spec", "service", "name"); got != want {
+		t.Errorf("external metrics are served by %s, want %s", got, want)
 	}
 }
 

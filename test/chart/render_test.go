@@ -317,6 +317,7 @@ func TestRefusals(t *testing.T) {
 		"service.type=ExternalName":                   {"/service/type"},
 		"apiServices.custom=yes":                      {"/apiServices/custom"},
 		"apiServices.v2=true":                         {"/apiServices", "'v2' not allowed"},
+		"apiServices.takeOver=keda":                   {"/apiServices/takeOver", "want boolean"},
 		"tls.enabled=true":                            {"/tls", "'enabled' not allowed"},
 		"certManager.issuerRef.issuer=x":              {"/certManager/issuerRef", "'issuer' not allowed"},
 		"networkPolicy.egress[0].ports[0].port=1":     {"/networkPolicy", "'egress' not allowed"},
@@ -396,6 +397,35 @@ func yamlFields(of reflect.Type) []string {
 	return names
 }
 
+// TestTokens shows that no token is handed out but to the adapter's pods, by the kubelet and
+// for an hour, and to whoever scrapes, where somebody is to.
+func TestTokens(t *testing.T) {
+	for _, variant := range variants(t) {
+		t.Run(variant, func(t *testing.T) {
+			all := newHelm(t, "helm").template(t, "--values", valuesOf(t, variant), "--set", "tls.key=k,tls.certificate=c,tls.ca=BEGIN CERTIFICATE")
+			scraped := all.find("PodMonitor", release) != nil || all.find("ServiceMonitor", release) != nil
+			for _, o := range all {
+				switch o.GetKind() {
+				case "ServiceAccount":
+					// The values of prometheus-adapter's chart have it written out.
+					want := variant == "prometheus-adapter"
+					if got, found, err := unstructured.NestedBool(o.Object, "automountServiceAccountToken"); err != nil || !found || got != want {
+						t.Errorf("that pods get the token of the ServiceAccount %s without asking for it is %t, want %t (%v)", o.GetName(), got, want, err)
+					}
+				case "Secret":
+					if nested(o, "type") == "kubernetes.io/service-account-token" && (!scraped || o.GetName() != release+"-scraper") {
+						t.Errorf("the Secret %s has a token", o.GetName())
+					}
+				}
+			}
+			volumes, _, err := unstructured.NestedSlice(all.deployment(t).Object, "spec", "template", "spec", "volumes")
+			if text := fmt.Sprint(volumes); err != nil || strings.Contains(text, "serviceAccountToken") {
+				t.Errorf("the pods have a token besides: %s (%v)", text, err)
+			}
+		})
+	}
+}
+
 // Fargate has no DaemonSets, host networks and host ports, and no volumes of the host.
 func TestFargate(t *testing.T) {
 	all := newHelm(t, "helm").template(t)
@@ -432,9 +462,11 @@ func TestNotes(t *testing.T) {
 		"default":            {"serves external.metrics.k8s.io.", "troubleshooting.md"},
 		"prometheus-adapter": {"serves external.metrics.k8s.io custom.metrics.k8s.io.", "image.repository is another adapter's, registry.k8s.io/", "stock rules are on", "one replica"},
 		"tls-insecure":       {"takes any certificate"},
+		"default --set apiServices.external=false": {"no API leads to it: all apiServices are off.\n\nIs it there?\n\n    kubectl -n"},
 	} {
 		t.Run(variant, func(t *testing.T) {
-			out := h.run(t, "install", release, chartDir(t), "--dry-run=client", "--values", valuesOf(t, variant))
+			variant, set, _ := strings.Cut(variant, " --set ")
+			out := h.run(t, "install", release, chartDir(t), "--dry-run=client", "--values", valuesOf(t, variant), "--set", set)
 			_, text, _ := strings.Cut(out, "\nNOTES:\n")
 			for _, word := range words {
 				if !strings.Contains(text, word) {

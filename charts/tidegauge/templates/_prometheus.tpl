@@ -54,21 +54,6 @@ leave out the address mean the one that it has by default.
 {{- end }}
 {{- end -}}
 
-{{/* Which APIs this adapter serves: their groups, separated by blanks. */}}
-{{- define "tidegauge.apis" -}}
-{{- $custom := .Values.apiServices.custom -}}
-{{- if eq (toString $custom) "auto" -}}
-{{- $custom = or (include "tidegauge.stockRules" .) .Values.rules.custom -}}
-{{- end -}}
-{{- $resource := .Values.apiServices.resource -}}
-{{- if eq (toString $resource) "auto" -}}
-{{- $resource = .Values.rules.resource -}}
-{{- end -}}
-{{- if .Values.apiServices.external }} external.metrics.k8s.io {{ end -}}
-{{- if $custom }} custom.metrics.k8s.io {{ end -}}
-{{- if $resource }} metrics.k8s.io {{ end -}}
-{{- end -}}
-
 {{/* The ports of all Prometheus servers that the values name, as a list in JSON. */}}
 {{- define "tidegauge.prometheusPorts" -}}
 {{- $urls := list -}}
