@@ -134,8 +134,7 @@ func (b *bed) helmScript() string {
 	var third string
 	if b.helm == "helm3" {
 		third = `args=("$@"); set --
-for a in "${args[@]}"; do [[ $a == --force-conflicts ]] || set -- "$@" "$a"; done
-case "$*" in "upgrade tidegauge"*--take-ownership*) kubectl delete --ignore-not-found -Rf before/apiservices >&2 ;; esac`
+for a in "${args[@]}"; do [[ $a == --force-conflicts ]] && a=--force; set -- "$@" "$a"; done`
 	}
 	return fmt.Sprintf(`#!/bin/bash
 %s
