@@ -53,7 +53,9 @@ type queue struct {
 	arrived    chan struct{} // closed when a message may have become visible
 	deleted    chan struct{} // closed when the queue is
 	activity   activity
-	lastUsed   time.Time // by a client, or when it was last seen to have messages
+	lastUsed   time.Time  // by a client, or when it was last seen to have messages
+	redrive    *redrive   // nil where the queue has no dead-letter queue
+	old        []*message // were received too often, and are to be moved
 }
 
 // activity is what happened since the queue was last published to CloudWatch.
@@ -73,6 +75,7 @@ type message struct {
 	index      int // in hidden, or -1
 	receipts   []string
 	gone       bool
+	source     string // ARN of the queue that it was moved from, as a dead letter
 }
 
 // hiddenMessages is a heap, the next to become visible first.
@@ -207,6 +210,9 @@ func (q *queue) receive(n int, visibility time.Duration, now time.Time) (taken [
 			continue
 		}
 		q.visible--
+		if q.takeOld(m) {
+			continue
+		}
 		taken = append(taken, q.deliver(m, visibility, now))
 	}
 	q.activity.received += float64(len(taken))

@@ -43,6 +43,7 @@ const (
 	attrVisible    = "ApproximateNumberOfMessages"
 	attrNotVisible = "ApproximateNumberOfMessagesNotVisible"
 	attrDelayed    = "ApproximateNumberOfMessagesDelayed"
+	attrRedrive    = "RedrivePolicy"
 )
 
 // settable are the numeric attributes that a client may set, with their bounds and
@@ -64,19 +65,20 @@ func (s *Server) sqs() *service {
 		name:        "sqs",
 		signingName: "sqs",
 		operations: map[string]operation{
-			"ChangeMessageVisibility": newOperation(maxBody, s.changeMessageVisibility),
-			"CreateQueue":             newOperation(maxBody, s.createQueue),
-			"DeleteMessage":           newOperation(maxBody, s.deleteMessage),
-			"DeleteMessageBatch":      newOperation(maxBody, s.deleteMessageBatch),
-			"DeleteQueue":             newOperation(maxBody, s.deleteQueue),
-			"GetQueueAttributes":      newOperation(maxBody, s.getQueueAttributes),
-			"GetQueueUrl":             newOperation(maxBody, s.getQueueURL),
-			"ListQueues":              newOperation(maxBody, s.listQueues),
-			"PurgeQueue":              newOperation(maxBody, s.purgeQueue),
-			"ReceiveMessage":          newOperation(maxBody, s.receiveMessage),
-			"SendMessage":             newOperation(maxBody, s.sendMessage),
-			"SendMessageBatch":        newOperation(maxBody, s.sendMessageBatch),
-			"SetQueueAttributes":      newOperation(maxBody, s.setQueueAttributes),
+			"ChangeMessageVisibility":      newOperation(maxBody, s.changeMessageVisibility),
+			"ChangeMessageVisibilityBatch": newOperation(maxBody, s.changeMessageVisibilityBatch),
+			"CreateQueue":                  newOperation(maxBody, s.createQueue),
+			"DeleteMessage":                newOperation(maxBody, s.deleteMessage),
+			"DeleteMessageBatch":           newOperation(maxBody, s.deleteMessageBatch),
+			"DeleteQueue":                  newOperation(maxBody, s.deleteQueue),
+			"GetQueueAttributes":           newOperation(maxBody, s.getQueueAttributes),
+			"GetQueueUrl":                  newOperation(maxBody, s.getQueueURL),
+			"ListQueues":                   newOperation(maxBody, s.listQueues),
+			"PurgeQueue":                   newOperation(maxBody, s.purgeQueue),
+			"ReceiveMessage":               newOperation(maxBody, s.receiveMessage),
+			"SendMessage":                  newOperation(maxBody, s.sendMessage),
+			"SendMessageBatch":             newOperation(maxBody, s.sendMessageBatch),
+			"SetQueueAttributes":           newOperation(maxBody, s.setQueueAttributes),
 		},
 	}
 }
@@ -113,6 +115,9 @@ func (s *Server) queue(c *call, queueURL *string) (queueID, *queue, error) {
 // checkAttributes checks the attributes that a client sets.
 func checkAttributes(given map[string]string) error {
 	for name, value := range given {
+		if name == attrRedrive {
+			continue // readRedrive looks at it.
+		}
 		limits, ok := settable[name]
 		if !ok {
 			return sqsError("InvalidAttributeName", "", "Unknown Attribute %s.", name)
@@ -134,6 +139,10 @@ func (s *Server) createQueue(c *call, in *sqs.CreateQueueInput) (*sqs.CreateQueu
 	if err := checkAttributes(in.Attributes); err != nil {
 		return nil, err
 	}
+	policy, err := s.readRedrive(c, in.Attributes[attrRedrive])
+	if err != nil {
+		return nil, err
+	}
 	s.queues.mu.Lock()
 	defer s.queues.mu.Unlock()
 	if old := s.queues.all[id]; old != nil {
@@ -145,7 +154,9 @@ func (s *Server) createQueue(c *call, in *sqs.CreateQueueInput) (*sqs.CreateQueu
 		attributes[name] = strconv.Itoa(limits.initial)
 	}
 	maps.Copy(attributes, in.Attributes)
-	s.queues.all[id] = newQueue(attributes, s.opts.Now())
+	q := newQueue(attributes, s.opts.Now())
+	q.redrive = policy
+	s.queues.all[id] = q
 	return &sqs.CreateQueueOutput{QueueUrl: s.queueURL(id)}, nil
 }
 
@@ -228,9 +239,20 @@ func (s *Server) setQueueAttributes(c *call, in *sqs.SetQueueAttributesInput) (*
 	if err := checkAttributes(in.Attributes); err != nil {
 		return nil, err
 	}
+	text, given := in.Attributes[attrRedrive]
+	policy, err := s.readRedrive(c, text)
+	if err != nil {
+		return nil, err
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	maps.Copy(q.attributes, in.Attributes)
+	if given {
+		q.redrive = policy
+	}
+	if policy == nil && given {
+		delete(q.attributes, attrRedrive)
+	}
 	q.attributes[attrModified] = strconv.FormatInt(s.opts.Now().Unix(), 10)
 	return &sqs.SetQueueAttributesOutput{}, nil
 }
@@ -244,7 +266,7 @@ func (s *Server) getQueueAttributes(c *call, in *sqs.GetQueueAttributesInput) (*
 	q.mu.Lock()
 	all := maps.Clone(q.attributes)
 	q.mu.Unlock()
-	all[attrARN] = fmt.Sprintf("arn:aws:sqs:%s:%s:%s", id.region, id.account, id.name)
+	all[attrARN] = id.arn()
 	all[attrVisible] = strconv.Itoa(d.visible)
 	all[attrNotVisible] = strconv.Itoa(d.notVisible)
 	all[attrDelayed] = strconv.Itoa(d.delayed)
@@ -264,14 +286,20 @@ func (s *Server) getQueueAttributes(c *call, in *sqs.GetQueueAttributesInput) (*
 }
 
 // checkMessage returns the delay of a message that is to be sent.
-func (q *queue) checkMessage(body *string, delaySeconds int32) (time.Duration, error) {
+func (q *queue) checkMessage(body *string, attributes map[string]types.MessageAttributeValue, delaySeconds int32) (time.Duration, error) {
+	size, err := checkMessageAttributes(attributes)
+	if err != nil {
+		return 0, err
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	most, _ := strconv.Atoi(q.attributes[attrMaxSize]) // Attributes are checked when they are set.
 	switch {
 	case aws.ToString(body) == "":
 		return 0, sqsError("MissingParameter", "", "The request must contain the parameter MessageBody.")
-	case len(*body) > most:
+	case !sendable(*body):
+		return 0, sqsError("InvalidMessageContents", "", "The message contains characters outside the allowed set.")
+	case len(*body)+size > most:
 		return 0, sqsError("InvalidParameterValue", "InvalidParameterValueException",
 			"One or more parameters are invalid. Reason: Message must be shorter than %d bytes.", most)
 	case delaySeconds < 0 || delaySeconds > maxDelay:
@@ -288,7 +316,7 @@ func (s *Server) sendMessage(c *call, in *sqs.SendMessageInput) (*sqs.SendMessag
 	if err != nil {
 		return nil, err
 	}
-	delay, err := q.checkMessage(in.MessageBody, in.DelaySeconds)
+	delay, err := q.checkMessage(in.MessageBody, in.MessageAttributes, in.DelaySeconds)
 	if err != nil {
 		return nil, err
 	}
@@ -338,7 +366,7 @@ func (s *Server) sendMessageBatch(c *call, in *sqs.SendMessageBatchInput) (*sqs.
 		Failed:     []types.BatchResultErrorEntry{},
 	}
 	for _, e := range in.Entries {
-		delay, err := q.checkMessage(e.MessageBody, e.DelaySeconds)
+		delay, err := q.checkMessage(e.MessageBody, e.MessageAttributes, e.DelaySeconds)
 		if err != nil {
 			failure := toAPIError(err)
 			out.Failed = append(out.Failed, types.BatchResultErrorEntry{
@@ -355,7 +383,7 @@ func (s *Server) sendMessageBatch(c *call, in *sqs.SendMessageBatchInput) (*sqs.
 }
 
 func (s *Server) receiveMessage(c *call, in *sqs.ReceiveMessageInput) (*sqs.ReceiveMessageOutput, error) {
-	_, q, err := s.queue(c, in.QueueUrl)
+	id, q, err := s.queue(c, in.QueueUrl)
 	if err != nil {
 		return nil, err
 	}
@@ -372,7 +400,7 @@ func (s *Server) receiveMessage(c *call, in *sqs.ReceiveMessageInput) (*sqs.Rece
 	visibility := cmp.Or(time.Duration(in.VisibilityTimeout)*time.Second, q.seconds(attrVisibility))
 	wait := cmp.Or(time.Duration(in.WaitTimeSeconds)*time.Second, q.seconds(attrWait))
 	q.mu.Unlock()
-	taken, err := s.poll(c, q, most, visibility, wait)
+	taken, err := s.poll(c, id, q, most, visibility, wait)
 	if err != nil {
 		return nil, err
 	}
@@ -384,11 +412,12 @@ func (s *Server) receiveMessage(c *call, in *sqs.ReceiveMessageInput) (*sqs.Rece
 }
 
 // poll receives, and waits for a message if there is none.
-func (s *Server) poll(c *call, q *queue, most int, visibility, wait time.Duration) ([]delivery, error) {
+func (s *Server) poll(c *call, id queueID, q *queue, most int, visibility, wait time.Duration) ([]delivery, error) {
 	until := s.opts.Now().Add(wait)
 	for {
 		now := s.opts.Now()
 		taken, arrived, next := q.receive(most, visibility, now)
+		s.bury(id, q, now)
 		if len(taken) > 0 || !now.Before(until) {
 			if len(taken) == 0 {
 				q.foundNothing()
@@ -415,6 +444,9 @@ func toMessage(d delivery, in *sqs.ReceiveMessageInput) types.Message {
 		"ApproximateReceiveCount":          strconv.Itoa(d.taken),
 		"ApproximateFirstReceiveTimestamp": strconv.FormatInt(d.firstTaken.UnixMilli(), 10),
 		"SentTimestamp":                    strconv.FormatInt(d.sent.UnixMilli(), 10),
+	}
+	if d.source != "" {
+		system["DeadLetterQueueSourceArn"] = d.source
 	}
 	m := types.Message{MessageId: &d.id, ReceiptHandle: &d.receipt, Body: &d.body, MD5OfBody: md5Sum(d.body)}
 	for _, name := range in.MessageSystemAttributeNames {
