@@ -35,6 +35,8 @@ var modes = map[string]func(ctx context.Context, args []string) error{
 	"echo":      echo.Run,
 	"loader":    loader.Run,
 	"simulator": simulator.Run,
+	"web":       runWeb,
+	"worker":    runWorker,
 }
 
 func main() {
