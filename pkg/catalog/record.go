@@ -59,9 +59,10 @@ var _ metav1.ObjectMetaAccessor = (*record)(nil)
 // GetObjectMeta is for the informer.
 func (r *record) GetObjectMeta() metav1.Object { return r.meta(r.version) }
 
-// reference is the object for an Event of it.
+// reference is the object for an Event of it, of no version: Events of one cause that repeat
+// are counted in one only if they are of the same object.
 func (r *record) reference() *metricsaws.ExternalMetric {
-	return &metricsaws.ExternalMetric{ObjectMeta: *r.meta(r.version)}
+	return &metricsaws.ExternalMetric{ObjectMeta: *r.meta("")}
 }
 
 // definition is what one generation of an ExternalMetric says: without its words, which are
