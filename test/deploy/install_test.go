@@ -44,12 +44,41 @@ func TestInstall(t *testing.T) {
 	if after := state(t, c); after != before {
 		t.Errorf("applied again, it changes\n%s\nto\n%s", before, after)
 	}
+	uninstallAndKeep(t, c)
+	apply("--server-side")
 	if _, err := kubectl(t.Context(), c, "", "delete", "--timeout=120s", "-f", file); err != nil {
 		t.Fatal(err)
 	}
 	left, err := kubectl(t.Context(), c, "", "get", "--ignore-not-found", "-o", "name", "-f", file)
 	if err == nil && left != "" {
 		t.Errorf("delete leaves %s", left)
+	}
+}
+
+// uninstallAndKeep runs what docs/install.md says of an uninstallation that keeps the
+// ExternalMetrics, in its order.
+func uninstallAndKeep(t *testing.T, c *env.Cluster) {
+	t.Helper()
+	_, kept, there := strings.Cut(read(t, "docs/install.md"), "To keep them:\n\n")
+	kept, _, ends := strings.Cut(kept, "\n\n")
+	if !there || !ends {
+		t.Fatal("docs/install.md does not say how to keep them")
+	}
+	for line := range strings.Lines(kept) {
+		args := strings.Fields(line)
+		if args[0] != "kubectl" {
+			t.Fatalf("docs/install.md: %s", line)
+		}
+		if _, err := kubectl(t.Context(), c, "", append(args[1:], "--timeout=60s")...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left, err := kubectl(t.Context(), c, "", "get", "--ignore-not-found", "-o", "name", "-f", path(t, "deploy/install.yaml"))
+	if err != nil && !strings.Contains(err.Error(), "cert-manager.io") {
+		t.Error(err)
+	}
+	if got := strings.TrimSpace(left); got != "customresourcedefinition.apiextensions.k8s.io/externalmetrics.metrics.aws" {
+		t.Errorf("of the installation there is left %q, want the CRD only", got)
 	}
 }
 
