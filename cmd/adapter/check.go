@@ -30,7 +30,7 @@ no cluster.
 
 A FILE is a file, a folder (its *.yaml, *.yml and *.json) or - for standard input, with
 any number of YAML documents. A document without apiVersion and kind is a configuration,
-as is the key config.yaml of a ConfigMap. ExternalMetrics are judged by the schema and
+of which a file may have one, as is the key config.yaml of a ConfigMap. ExternalMetrics are judged by the schema and
 the rules of their CRD, as an API server does, and by what the adapter makes of them. The
 metrics that HorizontalPodAutoscalers name are looked for in the files. Other objects are
 left alone.
@@ -69,25 +69,23 @@ read.`,
 }
 
 func (c *checker) run(cmd *cobra.Command, files []string) error {
-	if c.configFile != "" {
-		files = append(files, c.configFile)
-	}
 	served, err := groupVersions(c.served)
 	if err != nil {
 		return usage(err)
 	}
-	if len(files) == 0 && len(served) == 0 {
+	if len(files) == 0 && c.configFile == "" && len(served) == 0 {
 		return usage(errors.New("no FILE to check: name files or folders, or - for standard input"))
 	}
-	ctx, cancel, err := c.begin(cmd.Context())
+	ctx, err := c.begin(cmd.Context())
 	if err != nil {
 		return err
 	}
-	defer cancel()
-	texts, err := check.Read(files, cmd.InOrStdin())
+	texts, err := check.Read(ctx, files, c.configFile, cmd.InOrStdin())
 	if err != nil {
 		return usage(err)
 	}
+	ctx, cancel := c.within(ctx)
+	defer cancel()
 	report, err := check.Run(ctx, check.Options{
 		Texts: texts, Overlay: c.overlay, Namespace: c.namespace, Kubeconfig: c.kubeconfig,
 		NoDataIsZero: c.cloudWatchEmptyAsZero, MaxAge: c.discoveryMaxAge(), Live: c.live, Served: served,

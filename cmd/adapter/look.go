@@ -47,23 +47,28 @@ func (l *look) addFlags(c *cobra.Command) {
 	usageErrors(c)
 }
 
-// begin checks the flags, and gives a context of the time there is.
-func (l *look) begin(ctx context.Context) (context.Context, context.CancelFunc, error) {
+// begin checks the flags, and gives a context to read files in, which ends with a signal.
+func (l *look) begin(ctx context.Context) (context.Context, error) {
 	if !slices.Contains(check.Formats, l.format) {
-		return nil, nil, usage(fmt.Errorf("--output: %q is none of %s", l.format, strings.Join(check.Formats, ", ")))
+		return nil, usage(fmt.Errorf("--output: %q is none of %s", l.format, strings.Join(check.Formats, ", ")))
 	}
 	if problems := validation.IsDNS1123Label(l.namespace); len(problems) > 0 {
-		return nil, nil, usage(fmt.Errorf("--namespace: %q: %s", l.namespace, problems[0]))
+		return nil, usage(fmt.Errorf("--namespace: %q: %s", l.namespace, problems[0]))
 	}
 	if l.timeout <= 0 {
-		return nil, nil, usage(fmt.Errorf("--timeout: %v is not longer than 0s", l.timeout))
+		return nil, usage(fmt.Errorf("--timeout: %v is not longer than 0s", l.timeout))
 	}
 	if faults := l.check(); len(faults) > 0 {
-		return nil, nil, usage(faults)
+		return nil, usage(faults)
 	}
 	// What the parts log, the output says.
 	quiet := klog.New(nil)
 	klog.SetLogger(quiet)
-	limited, cancel := context.WithTimeout(klog.NewContext(ctx, quiet), l.timeout)
-	return limited, cancel, nil
+	return klog.NewContext(ctx, quiet), nil
+}
+
+// within gives a context of the time that backends have. It begins once the files are read:
+// what writes to a pipe may take longer.
+func (l *look) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, l.timeout)
 }

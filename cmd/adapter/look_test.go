@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 const wellRules = `externalRules:
@@ -35,6 +38,7 @@ func TestExitCodes(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	well, wrong := file(t, "well.yaml", wellRules), file(t, "wrong.yaml", "rules: 1\n")
 	warned := file(t, "warned.yaml", "rules:\n- seriesQuery: up\n  metricsQuery: sum(<<.Series>>{<<.LabelMatchers>>}) by (<<.GroupBy>>)\n")
+	twice := file(t, "twice.yaml", "rules: []\n---\nrules: []\n")
 	missing := filepath.Join(t.TempDir(), "missing.yaml")
 	for name, test := range map[string]struct {
 		args []string
@@ -55,6 +59,12 @@ func TestExitCodes(t *testing.T) {
 		"no time":               {[]string{"check", "--timeout", "0s", well}, 2, "--timeout"},
 		"bad header":            {[]string{"check", "--prometheus-header", "Authorization: Bearer secret", well}, 2, "--prometheus-header"},
 		"two configurations":    {[]string{"check", "--live", well, warned}, 2, "--live asks the backends of one"},
+		"two in a file":         {[]string{"check", twice}, 1, ""},
+		"two in that of config": {[]string{"check", "--config", twice}, 1, ""},
+		"two in a file, live":   {[]string{"check", "--live", twice}, 1, ""},
+		"two in query's":        {[]string{"query", "external", "m", "--config", twice}, 1, "twice.yaml:3: configuration: more than one YAML document"},
+		"two in query's files":  {[]string{"query", "external", "m", "-f", twice}, 1, "twice.yaml:3: configuration: more than one configuration"},
+		"a port in the path":    {[]string{"check", "--prometheus-url=http://p/:9090", well}, 2, "--prometheus-url: has a port in its path: it goes right after the host, as in http://p:9090"},
 		"served, outside a pod": {[]string{"check", "--served=external.metrics.k8s.io/v1beta1"}, 2, "outside of a pod give --kubeconfig"},
 		"served, no version":    {[]string{"check", "--served=external.metrics.k8s.io", well}, 2, `"external.metrics.k8s.io" is no GROUP/VERSION`},
 		"served, no group":      {[]string{"check", "--served=v1", well}, 2, `"v1" is no GROUP/VERSION`},
@@ -80,6 +90,47 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("the secret of a flag is told: %q", text)
 			}
 		})
+	}
+}
+
+// The context that main gives ends with a signal, and one that has ended reads nothing more:
+// not even standard input that never ends.
+func TestASignalEndsTheReading(t *testing.T) {
+	in, writer := io.Pipe()
+	defer writer.Close()
+	for _, args := range [][]string{{"check", "-"}, {"query", "external", "m", "-f", "-"}} {
+		ctx, signal := context.WithCancel(t.Context())
+		c := newCommand()
+		c.SetIn(in)
+		c.SetArgs(args)
+		ended := make(chan error, 1)
+		go func() { ended <- c.ExecuteContext(ctx) }()
+		signal()
+		select {
+		case err := <-ended:
+			if exitCode(err) != exitUsage || !strings.Contains(err.Error(), "-: not read to its end") {
+				t.Errorf("%v ended with %d: %v", args, exitCode(err), err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("%v still reads", args)
+		}
+	}
+}
+
+// What writes to a pipe may take longer than backends.
+func TestTheTimeoutBeginsOnceTheFilesAreRead(t *testing.T) {
+	l := newLook()
+	reading, err := l.begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if end, limited := reading.Deadline(); limited {
+		t.Errorf("files are read until %v", end)
+	}
+	asking, cancel := l.within(reading)
+	defer cancel()
+	if end, limited := asking.Deadline(); !limited || time.Until(end) > l.timeout {
+		t.Errorf("backends are asked until %v", end)
 	}
 }
 

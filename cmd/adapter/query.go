@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -88,12 +89,20 @@ type reading func(ctx context.Context, a *local.Adapter, to *answer) error
 // run reads the metric by what files and flags define, and prints it.
 func (q *querier) run(cmd *cobra.Command, with func(*check.Loaded) (reading, error)) error {
 	q.out, q.errOut = cmd.OutOrStdout(), cmd.ErrOrStderr()
-	ctx, cancel, err := q.begin(cmd.Context())
+	ctx, err := q.begin(cmd.Context())
 	if err != nil {
 		return err
 	}
+	if len(q.files) == 0 && q.configFile == "" {
+		return usage(errors.New("nothing defines the metric: give --config with rules, or --filename with an ExternalMetric"))
+	}
+	texts, err := check.Read(ctx, q.files, q.configFile, cmd.InOrStdin())
+	if err != nil {
+		return usage(err)
+	}
+	ctx, cancel := q.within(ctx)
 	defer cancel()
-	loaded, err := q.load(ctx, cmd)
+	loaded, err := q.load(ctx, texts)
 	if err != nil {
 		return err
 	}
@@ -118,20 +127,9 @@ func (q *querier) run(cmd *cobra.Command, with func(*check.Loaded) (reading, err
 	return q.print(to, err)
 }
 
-// load reads the files. What is wrong with them is said, and ends the command if it is the
+// load judges the texts. What is wrong with them is said, and ends the command if it is the
 // configuration.
-func (q *querier) load(ctx context.Context, cmd *cobra.Command) (*check.Loaded, error) {
-	files := q.files
-	if q.configFile != "" {
-		files = append(files, q.configFile)
-	}
-	if len(files) == 0 {
-		return nil, usage(errors.New("nothing defines the metric: give --config with rules, or --filename with an ExternalMetric"))
-	}
-	texts, err := check.Read(files, cmd.InOrStdin())
-	if err != nil {
-		return nil, usage(err)
-	}
+func (q *querier) load(ctx context.Context, texts []check.Text) (*check.Loaded, error) {
 	loaded, err := check.Load(ctx, check.Options{
 		Texts: texts, Overlay: q.overlay, Namespace: q.namespace, Kubeconfig: q.kubeconfig,
 		NoDataIsZero: q.cloudWatchEmptyAsZero, MaxAge: q.discoveryMaxAge(),
@@ -139,10 +137,13 @@ func (q *querier) load(ctx context.Context, cmd *cobra.Command) (*check.Loaded, 
 	if err != nil {
 		return nil, usage(err)
 	}
-	for _, f := range loaded.Findings {
-		if f.Severity == check.Error {
-			fmt.Fprintf(q.errOut, "adapter: %s: %s: %s: %s\n", f.Severity, f.Where(), f.Object, f.Message)
-		}
+	wrong := slices.DeleteFunc(loaded.Findings, func(f check.Finding) bool { return f.Severity != check.Error })
+	shown, more := check.Shown(wrong)
+	for _, f := range shown {
+		fmt.Fprintf(q.errOut, "adapter: %s: %s: %s: %s\n", f.Severity, f.Where(), f.Object, f.Message)
+	}
+	if more > 0 {
+		fmt.Fprintf(q.errOut, "adapter: and %d more\n", more)
 	}
 	if loaded.Broken {
 		return nil, &exitError{code: exitWrong}

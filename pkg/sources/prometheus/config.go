@@ -158,6 +158,9 @@ func (s Server) validate() error {
 	return s.validateCredentials(h)
 }
 
+// strayPort is the beginning of a path that was meant to be the address's port.
+var strayPort = regexp.MustCompile(`^/+:([0-9]+)(?:/|$)`)
+
 // parseURL checks what is needed to put a path and a query behind the URL. Its errors
 // never have a password of the URL.
 func parseURL(text string) (*url.URL, error) {
@@ -174,6 +177,11 @@ func parseURL(text string) (*url.URL, error) {
 		return nil, fmt.Errorf("starts with %s and must start with http:// or https://, %s", u.Scheme, example)
 	case u.User != nil:
 		return nil, errors.New("must not have a user or a password in it: use http.basic_auth")
+	case strayPort.MatchString(u.Path):
+		// The rest of the path may be a secret.
+		port := strayPort.FindStringSubmatch(u.Path)[1]
+		host := strings.TrimSuffix(u.Host, ":"+u.Port())
+		return nil, fmt.Errorf("has a port in its path: it goes right after the host, as in %s://%s:%s", u.Scheme, host, port)
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return nil, errors.New("must end with its path, without ? and #")
 	}

@@ -104,7 +104,7 @@ func TestConfigYAMLErrors(t *testing.T) {
 func TestConfigValidate(t *testing.T) {
 	for _, good := range []Config{
 		{},
-		{Servers: map[string]Server{"default": {URL: "http://prometheus:9090"}, "a.b-c_1": {URL: "https://[::1]:9090/x/"}}},
+		{Servers: map[string]Server{"default": {URL: "http://prometheus:9090"}, "a.b-c_1": {URL: "https://[::1]:9090/x/"}, "colon": {URL: "http://p/x/:9090/:x"}}},
 	} {
 		if err := good.Validate(); err != nil {
 			t.Errorf("%+v: %v", good, err)
@@ -127,6 +127,9 @@ func TestConfigValidate(t *testing.T) {
 		{func(s *Server) { s.URL = "http://u:hunter2@p" }, "url: must not have a user or a password in it: use http.basic_auth"},
 		{func(s *Server) { s.URL = "http://u:hunter2/x@p" }, "url: is not an address"},
 		{func(s *Server) { s.URL = "http://u:hunter2%zz@p" }, "url: is not an address"},
+		{func(s *Server) { s.URL = "http://p/:9090" }, "url: has a port in its path: it goes right after the host, as in http://p:9090"},
+		{func(s *Server) { s.URL = "https://[::1]/:9090/x" }, "url: has a port in its path: it goes right after the host, as in https://[::1]:9090"},
+		{func(s *Server) { s.URL = "http://p:80/%3a9090/hunter2" }, "url: has a port in its path: it goes right after the host, as in http://p:9090"},
 		{func(s *Server) { s.Verb = "get" }, `verb: "get" is neither`},
 		{func(s *Server) { s.CallTimeout = time.Millisecond }, "callTimeout: 1ms is not"},
 		{func(s *Server) { s.CallTimeout = 2 * time.Minute }, "callTimeout: 2m0s is not"},

@@ -97,7 +97,7 @@ func Load(ctx context.Context, o Options) (*Loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(c.configurations) > 1 {
+	if len(c.configurations) > 1 && !c.broken {
 		return nil, fmt.Errorf("%d configurations: give one", len(c.configurations))
 	}
 	chosen, err := c.chosen()
@@ -119,8 +119,8 @@ func read(ctx context.Context, o Options) (*check, error) {
 	files := map[string]bool{}
 	for _, t := range o.Texts {
 		files[t.File] = true
-		for _, d := range documentsOf(t) {
-			c.document(ctx, d)
+		if err := c.text(ctx, t); err != nil {
+			return nil, err
 		}
 	}
 	c.noteSkipped()
@@ -137,9 +137,12 @@ type check struct {
 	telling sync.Mutex
 	// skipped are how many objects of which kinds are not judged, by file.
 	skipped map[string]map[string]int
+	// documents is how many there were, with the items of Lists.
+	documents int
 
 	configurations []*configuration
-	// broken says that there is a configuration that cannot be loaded.
+	// broken says that there is a configuration, or a file with several, that cannot be
+	// loaded.
 	broken  bool
 	metrics []*externalMetric
 	hpas    []*hpa
@@ -217,33 +220,99 @@ func (c *check) add(f Finding) {
 	c.report.Findings = append(c.report.Findings, f)
 }
 
+// text judges the documents of a file, as far as that needs no others.
+func (c *check) text(ctx context.Context, t Text) error {
+	docs := documentsOf(t)
+	if c.documents += len(docs); c.documents > maxDocuments {
+		return fmt.Errorf("%s: %w", t.File, errTooMany)
+	}
+	if t.Config && len(docs) == 1 {
+		docs[0].served = t.Text
+	}
+	// counted is the first document that no other may follow.
+	var counted *document
+	for i := range docs {
+		d := &docs[i]
+		c.document(ctx, d)
+		if c.documents > maxDocuments {
+			return fmt.Errorf("%s: %w", t.File, errTooMany)
+		}
+		switch {
+		case !d.countsIn(t):
+		case counted == nil:
+			counted = d
+		default:
+			c.second(t, counted, d)
+		}
+	}
+	return nil
+}
+
+// countsIn says that the document is one of those that a file may have one of.
+func (d *document) countsIn(t Text) bool {
+	if t.Config {
+		return d.node != nil && !isNull(d.node)
+	}
+	if !d.isConfiguration() {
+		return false
+	}
+	what, _ := other(d.node)
+	return what == ""
+}
+
+// second finds that a file has more than the one configuration that it is loaded as.
+func (c *check) second(t Text, first, d *document) {
+	what, cure := "more than one configuration in a file", "write one document, or a file for each"
+	if t.Config {
+		what, cure = "more than one YAML document in the file of --config", "give the others as FILE or --filename"
+	}
+	c.broken = true
+	c.add(Finding{
+		Severity: Error, File: t.File, Line: d.line(""), Object: "configuration", Cure: cure,
+		Message: fmt.Sprintf("%s, which the adapter does not load: one begins on line %d, another on line %d", what, first.line(""), d.line("")),
+	})
+}
+
 // document judges a document, as far as that needs no others.
-func (c *check) document(ctx context.Context, d document) {
+func (c *check) document(ctx context.Context, d *document) {
 	line, err := d.parse()
 	switch {
 	case err != nil:
 		c.add(Finding{Severity: Error, File: d.file, Line: line, Message: err.Error()})
 		return
-	case d.node == nil || d.node.ShortTag() == "!!null":
+	case d.node == nil || isNull(d.node):
 		return
 	case d.node.Kind != yaml.MappingNode:
 		c.add(Finding{Severity: Error, File: d.file, Line: d.before + d.node.Line, Message: errNoObject.Error()})
 		return
-	case field(d.node, "apiVersion") == nil && field(d.node, "kind") == nil:
-		if what, cure := other(d.node); what != "" {
-			c.add(Finding{Severity: Error, File: d.file, Line: d.before + d.node.Line, Message: what, Cure: cure})
-			return
-		}
-		c.configuration(place{file: d.file, before: d.before}, d.text, "")
+	case d.isConfiguration():
+		c.bare(d)
 		return
 	}
 	objects, line, err := d.objects()
 	if err != nil {
 		c.add(Finding{Severity: Error, File: d.file, Line: line, Message: err.Error()})
 	}
+	// The document itself is counted already. What is too much ends the check.
+	if c.documents += max(len(objects)-1, 0); c.documents > maxDocuments {
+		return
+	}
 	for _, o := range objects {
 		c.object(ctx, o)
 	}
+}
+
+// bare judges a document without apiVersion and kind.
+func (c *check) bare(d *document) {
+	if what, cure := other(d.node); what != "" {
+		c.add(Finding{Severity: Error, File: d.file, Line: d.before + d.node.Line, Message: what, Cure: cure})
+		return
+	}
+	if d.served != nil {
+		c.configuration(place{file: d.file}, d.served, "")
+		return
+	}
+	c.configuration(place{file: d.file, before: d.before}, d.text, "")
 }
 
 // configuration judges a configuration by the loader that serves.
@@ -287,6 +356,10 @@ func (o object) finding(s Severity, path, message string) Finding {
 
 // object judges an object, as far as that needs no others.
 func (c *check) object(ctx context.Context, o object) {
+	if o.Unstructured == nil {
+		c.add(Finding{Severity: Error, File: o.file, Line: o.line(""), Message: "an item of a List is no Kubernetes object, which is a mapping of fields"})
+		return
+	}
 	group, err := schema.ParseGroupVersion(o.GetAPIVersion())
 	kind := group.WithKind(o.GetKind()).GroupKind()
 	switch {
@@ -294,6 +367,8 @@ func (c *check) object(ctx context.Context, o object) {
 		c.add(o.finding(Error, "apiVersion", "a Kubernetes object needs kind and apiVersion, such as metrics.aws/v1alpha1"))
 	case kind == schema.GroupKind{Group: metricsaws.GroupVersion.Group, Kind: "ExternalMetric"}:
 		c.externalMetric(ctx, o)
+	case kind.Group == metricsaws.GroupVersion.Group:
+		c.add(o.finding(Error, "kind", fmt.Sprintf("kind %s is not known in %s: write ExternalMetric", o.GetKind(), o.GetAPIVersion())))
 	case kind == schema.GroupKind{Group: autoscalingv2.GroupName, Kind: "HorizontalPodAutoscaler"}:
 		c.hpa(o)
 	case kind == schema.GroupKind{Kind: "ConfigMap"} && field(field(o.node, "data"), ConfigKey) != nil:
@@ -385,8 +460,12 @@ func (c *check) hpa(o object) {
 	case "autoscaling/v1":
 		c.add(o.finding(Note, "apiVersion", "not judged: autoscaling/v1 has no metrics but cpu"))
 		return
-	default:
+	case "autoscaling/v2beta1", "autoscaling/v2beta2":
+		// https://kubernetes.io/docs/reference/using-api/deprecation-guide/#v1-26
 		c.add(o.finding(Error, "apiVersion", o.GetAPIVersion()+" is not served any more, since Kubernetes 1.26 at the latest: write autoscaling/v2"))
+		return
+	default:
+		c.add(o.finding(Error, "apiVersion", o.GetAPIVersion()+" is not known: write autoscaling/v2"))
 		return
 	}
 	c.report.Checked.HPAs++
@@ -402,7 +481,7 @@ func (c *check) hpa(o object) {
 
 // together judges what needs all documents.
 func (c *check) together(ctx context.Context) error {
-	if len(c.configurations) > 1 && c.Live {
+	if len(c.configurations) > 1 && c.Live && !c.broken {
 		return fmt.Errorf("%d configurations: --live asks the backends of one", len(c.configurations))
 	}
 	chosen, err := c.chosen()

@@ -47,11 +47,20 @@ spec:
 // run checks texts by the names of their files.
 func run(t *testing.T, texts ...string) *Report {
 	t.Helper()
-	o := Options{Namespace: "default", MaxAge: 10 * time.Minute, Overlay: func(*config.Config) error { return nil }}
+	all := make([]Text, len(texts))
 	for i, text := range texts {
-		o.Texts = append(o.Texts, Text{File: string(rune('a'+i)) + ".yaml", Text: []byte(text)})
+		all[i] = Text{File: string(rune('a'+i)) + ".yaml", Text: []byte(text)}
 	}
-	report, err := Run(t.Context(), o)
+	return runAll(t, all...)
+}
+
+func optionsOf(texts ...Text) Options {
+	return Options{Texts: texts, Namespace: "default", MaxAge: 10 * time.Minute, Overlay: func(*config.Config) error { return nil }}
+}
+
+func runAll(t *testing.T, texts ...Text) *Report {
+	t.Helper()
+	report, err := Run(t.Context(), optionsOf(texts...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,12 +171,84 @@ func TestFindings(t *testing.T) {
 			text: strings.Replace(goodHPA, "autoscaling/v2", "autoscaling/v2beta2", 1),
 			want: []found{{Error, "a.yaml", 1, "HorizontalPodAutoscaler shop/web", "autoscaling/v2beta2 is not served any more", ""}},
 		},
+		"an HPA of a version that never was": {
+			text: strings.Replace(goodHPA, "autoscaling/v2", "autoscaling/v3", 1),
+			want: []found{{Error, "a.yaml", 1, "HorizontalPodAutoscaler shop/web", "autoscaling/v3 is not known: write autoscaling/v2", ""}},
+		},
+		"two configurations in a file": {
+			text: "rules: []\n---\nrules: []\n",
+			want: []found{{Error, "a.yaml", 3, "configuration", "more than one configuration in a file, which the adapter does not load: one begins on line 1, another on line 3", ""}},
+		},
+		"three configurations in a file, with objects between them": {
+			text: "rules: []\n---\n" + goodMetric + "---\n# more\nmaxAge: 1\n---\nrules: []\n",
+			want: []found{
+				{Note, "a.yaml", 1, "", "of several configurations the objects are judged by this one", ""},
+				{Error, "a.yaml", 15, "maxAge", "1 is not a duration", ""},
+				{Error, "a.yaml", 15, "configuration", "one begins on line 1, another on line 15", ""},
+				{Error, "a.yaml", 17, "configuration", "one begins on line 1, another on line 17", ""},
+			},
+		},
+		"an unknown kind of the group": {
+			text: strings.Replace(goodMetric, "kind: ExternalMetric", "kind: externalmetric", 1),
+			want: []found{{Error, "a.yaml", 2, "externalmetric shop/queue-depth", "kind externalmetric is not known in metrics.aws/v1alpha1: write ExternalMetric", ""}},
+		},
+		"an unknown kind of another version of the group": {
+			text: "apiVersion: metrics.aws/v1\nkind: ExternalMetrics\n",
+			want: []found{{Error, "a.yaml", 2, "ExternalMetrics", "kind ExternalMetrics is not known in metrics.aws/v1: write ExternalMetric", ""}},
+		},
+		"an empty List": {text: "apiVersion: metrics.aws/v1alpha1\nkind: ExternalMetricList\nitems: []\n"},
+		"items that are no objects": {
+			text: "apiVersion: v1\nkind: List\nitems:\n- 3\n- x\n- apiVersion: v1\n  kind: List\n  items:\n  - null\n  - []\n",
+			want: []found{
+				{Error, "a.yaml", 4, "", "an item of a List is no Kubernetes object", ""},
+				{Error, "a.yaml", 5, "", "an item of a List is no Kubernetes object", ""},
+				{Error, "a.yaml", 9, "", "an item of a List is no Kubernetes object", ""},
+				{Error, "a.yaml", 10, "", "an item of a List is no Kubernetes object", ""},
+			},
+		},
 		"a resource of a CRD": {
 			text: strings.Replace(goodRule, "{template: <<.Resource>>}", "{overrides: {pod: {resource: pods}, namespace: {resource: namespaces}, roll: {group: argoproj.io, resource: rollouts}}}", 1),
 			want: []found{{Note, "a.yaml", 2, "rules[0]", `name "rollouts.argoproj.io", which is none of Kubernetes' own resources`, ""}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) { wantFindings(t, run(t, test.text).Findings, test.want) })
+	}
+}
+
+// The adapter loads all of its file as one configuration.
+func TestTheFileOfConfigHasOneDocument(t *testing.T) {
+	for name, test := range map[string]struct {
+		text string
+		want []found
+	}{
+		"one":                   {text: "# mine\n---\n" + goodRule + "---\n# no more\n"},
+		"an object behind":      {text: goodRule + "---\n" + goodMetric, want: []found{{Error, "a.yaml", 6, "configuration", "more than one YAML document in the file of --config", ""}}},
+		"an object before":      {text: goodMetric + "---\n" + goodRule, want: []found{{Error, "a.yaml", 12, "configuration", "one begins on line 1, another on line 12", ""}}},
+		"two configurations":    {text: "rules: []\n---\nrules: []\n", want: []found{{Error, "a.yaml", 3, "configuration", "one begins on line 1, another on line 3", ""}}},
+		"an empty one before":   {text: "---\n---\nrules: []\n", want: []found{{Error, "a.yaml", 0, "configuration", "another begins on line 3", ""}}},
+		"a fault behind a mark": {text: "# mine\n---\nmaxAge: 1\n", want: []found{{Error, "a.yaml", 3, "maxAge", "1 is not a duration", ""}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			wantFindings(t, runAll(t, Text{File: "a.yaml", Text: []byte(test.text), Config: true}).Findings, test.want)
+		})
+	}
+}
+
+func TestSeveralFilesMayHaveAConfigurationEach(t *testing.T) {
+	wantFindings(t, run(t, "rules: []\n", "rules: []\n").Findings, nil)
+}
+
+func TestTooManyDocumentsAreAnError(t *testing.T) {
+	for name, text := range map[string]string{
+		"documents": strings.Repeat("a: 1\n---\n", maxDocuments+1),
+		"items":     "apiVersion: v1\nkind: List\nitems:\n" + strings.Repeat("- 1\n", maxDocuments+1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Run(t.Context(), optionsOf(Text{File: "a.yaml", Text: []byte(text)}))
+			if err == nil || err.Error() != "a.yaml: more than 20000 documents and items of Lists: check them in parts" {
+				t.Errorf("the error is %v", err)
+			}
+		})
 	}
 }
 

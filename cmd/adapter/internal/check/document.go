@@ -2,6 +2,7 @@ package check
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,34 +25,47 @@ const (
 	// maxFileBytes and maxFiles bound what is read.
 	maxFileBytes = 32 << 20
 	maxFiles     = 10_000
+	// maxDocuments bounds the documents of all files, and with them the items of their Lists.
+	maxDocuments = 20_000
 )
+
+var errTooMany = fmt.Errorf("more than %d documents and items of Lists: check them in parts", maxDocuments)
 
 // Text is what a file has.
 type Text struct {
 	File string
 	Text []byte
+	// Config says that it is what --config names: the adapter serves by all of it, so that it
+	// may have nothing but one configuration.
+	Config bool
 }
 
 // Read reads the files, those of folders included that end in .yaml, .yml or .json, and
-// standard input for "-".
-func Read(names []string, in io.Reader) ([]Text, error) {
-	var files []string
-	for _, name := range names {
-		inside, err := filesOf(name)
+// standard input for "-". The file of --config is read too, unless it is empty. When the
+// context ends, so does the reading, with an error: a pipe may never have an end.
+func Read(ctx context.Context, names []string, config string, in io.Reader) ([]Text, error) {
+	var texts []Text
+	if config != "" {
+		names = append(slices.Clip(names), config)
+	}
+	for i, name := range names {
+		files, err := filesOf(name)
 		if err != nil {
 			return nil, err
 		}
-		if files = append(files, inside...); len(files) > maxFiles {
+		for _, file := range files {
+			texts = append(texts, Text{File: file, Config: config != "" && i == len(names)-1})
+		}
+		if len(texts) > maxFiles {
 			return nil, fmt.Errorf("more than %d files", maxFiles)
 		}
 	}
-	texts := make([]Text, len(files))
-	for i, file := range files {
-		text, err := readFile(file, in)
+	for i := range texts {
+		text, err := readUntil(ctx, texts[i].File, in)
 		if err != nil {
 			return nil, err
 		}
-		texts[i] = Text{File: file, Text: text}
+		texts[i].Text = text
 	}
 	return texts, nil
 }
@@ -87,6 +101,26 @@ func filesOf(name string) ([]string, error) {
 	return files, nil
 }
 
+// readUntil reads a file until the context ends. What then still reads, such as a pipe that
+// nobody opens to write, is left behind.
+func readUntil(ctx context.Context, name string, in io.Reader) ([]byte, error) {
+	type read struct {
+		text []byte
+		err  error
+	}
+	done := make(chan read, 1)
+	go func() {
+		text, err := readFile(name, in)
+		done <- read{text, err}
+	}()
+	select {
+	case r := <-done:
+		return r.text, r.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%s: not read to its end: %w", name, context.Cause(ctx))
+	}
+}
+
 func readFile(name string, in io.Reader) ([]byte, error) {
 	if name != stdin {
 		f, err := os.Open(name) //nolint:gosec // The command line names it.
@@ -112,27 +146,45 @@ type document struct {
 	// before is how many lines of the file come before the text.
 	before int
 	text   []byte
+	// served is all of the file, if the adapter would serve by it and it has no other document.
+	served []byte
 	// node is what the text is.
 	node *yaml.Node
 }
 
+// isConfiguration says that the document is taken for a configuration: it has the fields of
+// one, or of anything else that is no Kubernetes object.
+func (d *document) isConfiguration() bool {
+	return d.node != nil && d.node.Kind == yaml.MappingNode && field(d.node, "apiVersion") == nil && field(d.node, "kind") == nil
+}
+
+func isNull(n *yaml.Node) bool { return n.ShortTag() == "!!null" }
+
 // documentsOf cuts a file at its lines that begin a document. Those without content are
-// left out.
+// left out, and those after the first one beyond maxDocuments.
 func documentsOf(t Text) []document {
 	var docs []document
 	current := document{file: t.File}
+	end := func() {
+		if !isBlank(current.text) {
+			docs = append(docs, current)
+		}
+	}
 	number := 0
 	for line := range bytes.Lines(t.Text) {
 		if isSeparator(line) {
-			docs = append(docs, current)
+			end()
+			if len(docs) > maxDocuments {
+				return docs
+			}
 			current = document{file: t.File, before: number}
 			line = bytes.TrimPrefix(line, []byte("---"))
 		}
 		current.text = append(current.text, line...)
 		number++
 	}
-	docs = append(docs, current)
-	return slices.DeleteFunc(docs, func(d document) bool { return isBlank(d.text) })
+	end()
+	return docs
 }
 
 // isSeparator says whether the line begins a document
@@ -191,7 +243,8 @@ func field(n *yaml.Node, name string) *yaml.Node {
 	return nil
 }
 
-// object is a Kubernetes object of a document.
+// object is a Kubernetes object of a document. It has no fields if it is the item of a List
+// that is none.
 type object struct {
 	*unstructured.Unstructured
 
@@ -216,20 +269,27 @@ func (d *document) objects() (objects []object, line int, err error) {
 
 // unpack opens Lists, also within Lists.
 func (d *document) unpack(fields map[string]any, node *yaml.Node) []object {
+	one := *d
+	one.node = node
 	items, isList := fields["items"].([]any)
 	if kind, _ := fields["kind"].(string); !isList || !strings.HasSuffix(kind, "List") {
-		one := *d
-		one.node = node
 		return []object{{&unstructured.Unstructured{Object: fields}, one}}
 	}
 	var objects []object
-	nodes := field(node, "items")
 	for i, item := range items {
+		at := one
+		// An item that is merged into the List from elsewhere has the line of the List.
+		if n := child(node, []string{"items", ""}); n != nil {
+			if n = child(n, []string{"", strconv.Itoa(i)}); n != nil {
+				at.node = n
+			}
+		}
 		fields, ok := item.(map[string]any)
-		if !ok || nodes == nil || i >= len(nodes.Content) {
+		if !ok {
+			objects = append(objects, object{nil, at})
 			continue
 		}
-		objects = append(objects, d.unpack(fields, nodes.Content[i])...)
+		objects = append(objects, d.unpack(fields, at.node)...)
 	}
 	return objects
 }

@@ -1,11 +1,16 @@
 package check
 
 import (
+	"context"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 func TestReadOfFolders(t *testing.T) {
@@ -18,13 +23,16 @@ func TestReadOfFolders(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(folder, "below.yaml"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	texts, err := Read([]string{"-", folder, filepath.Join(folder, "README.md")}, strings.NewReader("piped"))
+	texts, err := Read(t.Context(), []string{"-", folder}, filepath.Join(folder, "README.md"), strings.NewReader("piped"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got []string
 	for _, text := range texts {
 		got = append(got, string(text.Text))
+		if text.Config != (string(text.Text) == "README.md") {
+			t.Errorf("%s is the file of --config: %v", text.File, text.Config)
+		}
 	}
 	if want := []string{"piped", "a.yaml", "b.yml", "c.json", "README.md"}; !slices.Equal(got, want) {
 		t.Errorf("read %q, want %q", got, want)
@@ -33,12 +41,46 @@ func TestReadOfFolders(t *testing.T) {
 
 func TestReadSaysWhatCannotBeRead(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing.yaml")
-	if _, err := Read([]string{missing}, nil); err == nil || !strings.Contains(err.Error(), missing) {
+	if _, err := Read(t.Context(), []string{missing}, "", nil); err == nil || !strings.Contains(err.Error(), missing) {
 		t.Errorf("got %v, want an error that names %s", err, missing)
 	}
 	empty := t.TempDir()
-	if _, err := Read([]string{empty}, nil); err == nil || !strings.Contains(err.Error(), "has no file that ends in") {
+	if _, err := Read(t.Context(), []string{empty}, "", nil); err == nil || !strings.Contains(err.Error(), "has no file that ends in") {
 		t.Errorf("got %v for a folder without files", err)
+	}
+}
+
+// A pipe may have no end, or nobody who writes to it.
+func TestReadEndsWithItsContext(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	in, writer := io.Pipe()
+	t.Cleanup(func() {
+		writer.Close()
+		// Whoever opens the pipe to write lets the reader go.
+		if f, err := os.OpenFile(fifo, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
+			f.Close()
+		}
+	})
+	for _, name := range []string{fifo, "-"} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		signal := errors.New("interrupted")
+		ended := make(chan error, 1)
+		go func() {
+			_, err := Read(ctx, []string{name}, "", in)
+			ended <- err
+		}()
+		cancel(signal)
+		select {
+		case err := <-ended:
+			if !errors.Is(err, signal) || !strings.HasPrefix(err.Error(), name+": not read to its end") {
+				t.Errorf("%s: the error is %v", name, err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("%s is still read", name)
+		}
 	}
 }
 

@@ -104,10 +104,12 @@ type Counts struct {
 // Report is the outcome of a check.
 type Report struct {
 	Findings []Finding `json:"findings"`
-	Served   []Served  `json:"served,omitempty"`
-	Rules    []Rule    `json:"rules,omitempty"`
-	Values   []Value   `json:"values,omitempty"`
-	Checked  Counts    `json:"checked"`
+	// More is how many findings there are beside these, if not all are printed.
+	More    int      `json:"moreFindings,omitempty"`
+	Served  []Served `json:"served,omitempty"`
+	Rules   []Rule   `json:"rules,omitempty"`
+	Values  []Value  `json:"values,omitempty"`
+	Checked Counts   `json:"checked"`
 }
 
 // OK says that nothing is wrong.
@@ -144,6 +146,31 @@ func (r *Report) finish() {
 		case Note:
 		}
 	}
+}
+
+// maxFindings is how many findings are shown.
+const maxFindings = 1000
+
+// Shown are as many of the findings as somebody may read, in their order, without the least
+// bad ones if they are more; and how many more.
+func Shown(all []Finding) (shown []Finding, more int) {
+	if len(all) <= maxFindings {
+		return all, 0
+	}
+	severities := []Severity{Error, Warning, Note}
+	worst := make([]int, len(all))
+	for i := range all {
+		worst[i] = i
+	}
+	slices.SortStableFunc(worst, func(a, b int) int {
+		return cmp.Compare(slices.Index(severities, all[a].Severity), slices.Index(severities, all[b].Severity))
+	})
+	worst = worst[:maxFindings]
+	slices.Sort(worst)
+	for _, i := range worst {
+		shown = append(shown, all[i])
+	}
+	return shown, len(all) - len(shown)
 }
 
 // Summary is the outcome in one line.

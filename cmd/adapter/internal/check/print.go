@@ -37,10 +37,12 @@ func PrintAs(w io.Writer, format string, v any) error {
 
 // Print writes the report in that format.
 func (r *Report) Print(w io.Writer, format string) error {
+	some := *r
+	some.Findings, some.More = Shown(r.Findings)
 	if format != "table" {
-		return PrintAs(w, format, r)
+		return PrintAs(w, format, some)
 	}
-	for _, table := range [][][]string{r.findingRows(), r.servedRows(), r.ruleRows(), ValueRows(r.Values, time.Now())} {
+	for _, table := range [][][]string{some.findingRows(), r.servedRows(), r.ruleRows(), ValueRows(r.Values, time.Now())} {
 		if len(table) <= 1 {
 			continue
 		}
@@ -75,6 +77,9 @@ func (r *Report) findingRows() [][]string {
 			message += " (" + f.Cure + ")"
 		}
 		rows = append(rows, []string{string(f.Severity), or(f.Where()), or(f.Object), message})
+	}
+	if r.More > 0 {
+		rows = append(rows, []string{fmt.Sprintf("and %d more", r.More)})
 	}
 	return rows
 }

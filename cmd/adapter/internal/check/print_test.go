@@ -86,3 +86,46 @@ func containsRow(rows [][]string, want []string) bool {
 	}
 	return false
 }
+
+// A thousand findings are more than anybody reads.
+func TestTheWorstOfManyFindingsArePrinted(t *testing.T) {
+	r := &Report{}
+	for i := range 2 * maxFindings {
+		severity := Note
+		switch i % 4 {
+		case 1:
+			severity = Warning
+		case 2:
+			severity = Error
+		}
+		r.Findings = append(r.Findings, Finding{Severity: severity, File: "a.yaml", Line: i + 1, Message: "x"})
+	}
+	r.finish()
+	var text bytes.Buffer
+	if err := r.Print(&text, "json"); err != nil {
+		t.Fatal(err)
+	}
+	var got Report
+	if err := json.Unmarshal(text.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Findings) != maxFindings || got.More != maxFindings || got.Checked.Errors != maxFindings/2 {
+		t.Errorf("got %d findings, %d more and %d errors", len(got.Findings), got.More, got.Checked.Errors)
+	}
+	for i, f := range got.Findings {
+		if f.Severity == Note || i > 0 && f.Line <= got.Findings[i-1].Line {
+			t.Fatalf("finding %d is %+v", i, f)
+		}
+	}
+	text.Reset()
+	if err := r.Print(&text, "table"); err != nil {
+		t.Fatal(err)
+	}
+	if rows := strings.Count(text.String(), "a.yaml:"); rows != maxFindings || !strings.Contains(text.String(), "\nand 1000 more\n") {
+		t.Errorf("the table has %d rows:\n%s", rows, text.String()[text.Len()-200:])
+	}
+	r.Strict()
+	if r.Checked.Errors != maxFindings {
+		t.Errorf("got %d errors strictly, want all %d that are printed or not", r.Checked.Errors, maxFindings)
+	}
+}

@@ -48,6 +48,7 @@ func newDiscoverer(kubeconfig string, tell func(text string)) (*discoverer, erro
 	if err != nil {
 		return nil, err
 	}
+	config.QPS = -1 // It asks once a second, and the limiter's words are not the server's.
 	client, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("--served: no client of the API server: %w", err)
