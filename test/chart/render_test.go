@@ -82,6 +82,12 @@ func TestPrometheus(t *testing.T) {
 		"nothing":                          {nil, "", 0, "external"},
 		"address":                          {[]string{"prometheus.url=http://p.m.svc"}, "http://p.m.svc:9090", 6, "custom external"},
 		"address with port":                {[]string{"prometheus.url=http://p.m.svc:80"}, "http://p.m.svc:80", 6, "custom external"},
+		"address with slash":               {[]string{"prometheus.url=http://p.m.svc/"}, "http://p.m.svc:9090", 6, "custom external"},
+		"address with slash, IPv6":         {[]string{"prometheus.url=http://[fd00::1]/"}, "http://[fd00::1]:9090", 6, "custom external"},
+		"address with slash and path":      {[]string{"prometheus.url=http://p.m.svc/", "prometheus.path=/x"}, "http://p.m.svc:9090/x", 6, "custom external"},
+		"address with slash, port, path":   {[]string{"prometheus.url=http://p.m.svc:80/", "prometheus.path=/x"}, "http://p.m.svc:80/x", 6, "custom external"},
+		"address with slash, without port": {[]string{"prometheus.url=http://p.m.svc/", "prometheus.port=0"}, "http://p.m.svc/", 6, "custom external"},
+		"templated address":                {[]string{"prometheus.url=http{{ .Values.global.s }}://p.m.svc/", "global.s=s"}, "https://p.m.svc:9090", 6, "custom external"},
 		"address with path":                {[]string{"prometheus.url=https://p.example.com/api/"}, "https://p.example.com/api/", 6, "custom external"},
 		"address, IPv6":                    {[]string{"prometheus.url=http://[fd00::1]"}, "http://[fd00::1]:9090", 6, "custom external"},
 		"address, IPv6 with port":          {[]string{"prometheus.url=http://[fd00::1]:80"}, "http://[fd00::1]:80", 6, "custom external"},
@@ -94,6 +100,8 @@ func TestPrometheus(t *testing.T) {
 		"servers of the configuration":     {[]string{rule, "config.prometheus.servers.default.url=http://p.m.svc"}, "", 1, "custom external"},
 		"ConfigMap of somebody else's":     {[]string{"rules.existing=mine"}, "http://prometheus.default.svc:9090", -1, "custom external"},
 		"the same, which has the servers":  {[]string{"rules.existing=mine", "prometheus.url=", "apiServices.custom=true"}, "", -1, "custom external"},
+		"the same, of CloudWatch only":     {[]string{"rules.existing=mine", "prometheus.url=", "apiServices.custom=false"}, "", -1, "external"},
+		"no configuration":                 {[]string{rule, "config=null"}, "http://prometheus.default.svc:9090", 7, "custom external"},
 		"custom off":                       {[]string{rule, "apiServices.custom=false"}, "http://prometheus.default.svc:9090", 7, "external"},
 		"KEDA has the external metrics":    {[]string{rule, "apiServices.external=false"}, "http://prometheus.default.svc:9090", 7, "custom"},
 		"resource metrics without a rule":  {[]string{"apiServices.resource=true"}, "", 0, "external resource"},
@@ -323,11 +331,29 @@ func TestRefusals(t *testing.T) {
 		"networkPolicy.egress[0].ports[0].port=1":     {"/networkPolicy", "'egress' not allowed"},
 		"podMonitor.interval=often":                   {"/podMonitor/interval"},
 		"fullnameOverride=UPPER":                      {"/fullnameOverride", "pattern"},
+		"fullnameOverride=tide.gauge":                 {"/fullnameOverride", "pattern"},
+		"fullnameOverride=1st":                        {"/fullnameOverride", "pattern"},
+		"nameOverride=tide.gauge":                     {"/nameOverride", "pattern"},
+		"namespaceOverride=tide.gauge":                {"/namespaceOverride", "pattern"},
+		"prometheus.url=p.m.svc":                      {"/prometheus/url", "pattern"},
+		"prometheus.url=ftp://p":                      {"/prometheus/url", "pattern"},
+		"prometheus.url=x{{ .Release.Name }}.m.svc":   {"prometheus.url: its template", "http:// or https://"},
+		"args.secure-port=https":                      {"/args/secure-port"},
+		"args.secure-port=70000":                      {"/args/secure-port", "maximum"},
+		"args.secure_port=7443":                       {"args.secure_port", "use listenPort"},
+		"extraArguments={--secure-port=7443}":         {"extraArguments", "--secure-port=7443", "use listenPort"},
+		"extraArguments={--secure_port=7443}":         {"extraArguments", "--secure_port=7443", "use listenPort"},
+		`podLabels.app\.kubernetes\.io/name=x`:        {"podLabels: app.kubernetes.io/name", "leave it out"},
+		`podLabels.app\.kubernetes\.io/instance=x`:    {"podLabels: app.kubernetes.io/instance", "leave it out"},
+		"terminationGracePeriodSeconds=10":            {"terminationGracePeriodSeconds: 10", "above shutdownDelaySeconds, which is 10"},
 		"tls.enable=true,tls.key=k":                   {"tls.certificate: give it as PEM"},
 		"tls.enable=true,tls.key=k,tls.certificate=c": {"tls.ca: give the authority"},
 		"tls.existingSecret=s":                        {"tls.ca: give the authority", namespace + "/s"},
 		"tls.enable=true,certManager.enabled=true":    {"certManager.enabled and tls.enable: the certificate can come from one of them only"},
 		"tls.enable=true,tls.existingSecret=secret":   {"tls.existingSecret and tls.enable"},
+		"shutdownDelaySeconds=60,terminationGracePeriodSeconds=45": {
+			"terminationGracePeriodSeconds: 45", "above shutdownDelaySeconds, which is 60",
+		},
 	} {
 		t.Run(set, func(t *testing.T) {
 			for _, name := range helmNames {
@@ -341,6 +367,34 @@ func TestRefusals(t *testing.T) {
 						t.Errorf("%s does not say %q: %v", name, word, err)
 					}
 				}
+			}
+		})
+	}
+}
+
+// TestPort shows that the adapter, its container and the NetworkPolicy have the same port,
+// however it is given.
+func TestPort(t *testing.T) {
+	h := newHelm(t, "helm")
+	for set, want := range map[string]string{
+		"args.v=2":              "6443",
+		"listenPort=7443":       "7443",
+		"args.secure-port=7443": "7443",
+		// It is the same port, and so was accepted by the old chart.
+		"listenPort=7443,extraArguments={--secure-port=7443}": "7443",
+	} {
+		t.Run(set, func(t *testing.T) {
+			all := h.template(t, "--set", "networkPolicy.enabled=true", "--set", set)
+			d := all.deployment(t)
+			if got := flagValue(arguments(t, d), "secure-port"); got != want {
+				t.Errorf("--secure-port is %s, want %s", got, want)
+			}
+			if got := fmt.Sprint(container(t, d)["ports"]); !strings.Contains(got, "containerPort:"+want+" ") {
+				t.Errorf("the container has the ports %s, want %s", got, want)
+			}
+			ingress, _, err := unstructured.NestedSlice(all.get(t, "NetworkPolicy", release).Object, "spec", "ingress")
+			if got := fmt.Sprint(ingress); err != nil || !strings.Contains(got, "port:"+want) {
+				t.Errorf("the NetworkPolicy lets in %s (%v), want %s", got, err, want)
 			}
 		})
 	}
@@ -462,6 +516,9 @@ func TestNotes(t *testing.T) {
 		"default":            {"serves external.metrics.k8s.io.", "troubleshooting.md"},
 		"prometheus-adapter": {"serves external.metrics.k8s.io custom.metrics.k8s.io.", "image.repository is another adapter's, registry.k8s.io/", "stock rules are on", "one replica"},
 		"tls-insecure":       {"takes any certificate"},
+		"default --set rules.existing=mine": {
+			"asked at http://prometheus.default.svc:9090", "in the ConfigMap mine", `set prometheus.url=""`, "apiServices.custom=false",
+		},
 		"default --set apiServices.external=false": {"no API leads to it: all apiServices are off.\n\nIs it there?\n\n    kubectl -n"},
 	} {
 		t.Run(variant, func(t *testing.T) {

@@ -41,6 +41,24 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end -}}
 
+{{/* Labels and annotations of pods. Without the selector's labels a pod is nobody's. */}}
+{{- define "tidegauge.podLabels" -}}
+{{- $selector := include "tidegauge.selectorLabels" . | fromYaml -}}
+{{- $labels := .Values.podLabels | default dict -}}
+{{- range $name := keys $labels | sortAlpha -}}
+{{- if hasKey $selector $name -}}
+{{- fail (printf "podLabels: %s is a label of the selector, by which the Deployment and the Service find their pods: leave it out" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- merge dict $labels $selector (.Values.customLabels | default dict) | toYaml -}}
+{{- end -}}
+
+{{- define "tidegauge.podAnnotations" -}}
+{{- with merge dict (.Values.podAnnotations | default dict) (.Values.customAnnotations | default dict) -}}
+{{- toYaml . -}}
+{{- end -}}
+{{- end -}}
+
 {{/*
 The metadata of an object. It takes a dict: root; name; namespace, unless the object has
 none; labels and annotations, if it has some of its own.
@@ -52,7 +70,7 @@ namespace: {{ . }}
 {{- end }}
 labels:
   {{- merge dict (.labels | default dict) (include "tidegauge.labels" .root | fromYaml) | toYaml | nindent 2 }}
-{{- with merge dict (.annotations | default dict) .root.Values.customAnnotations }}
+{{- with merge dict (.annotations | default dict) (.root.Values.customAnnotations | default dict) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -111,9 +129,22 @@ if the objects are to have some.
 {{- end -}}
 {{- end -}}
 
-{{/* The port that the adapter listens on. */}}
+{{/*
+The port that the adapter listens on. A flag that sets another one elsewhere would leave the
+container's port behind, and with it the Service and the NetworkPolicy.
+*/}}
 {{- define "tidegauge.port" -}}
-{{- get .Values.args "secure-port" | default .Values.listenPort | int -}}
+{{- $args := .Values.args | default dict -}}
+{{- $port := get $args "secure-port" | default .Values.listenPort | int -}}
+{{- if hasKey $args "secure_port" -}}
+{{- fail "args.secure_port: the Service does not lead to a port that is given so: use listenPort" -}}
+{{- end -}}
+{{- range .Values.extraArguments -}}
+{{- if and (regexMatch "^--?secure[-_]port(=|$)" .) (ne (regexFind "[^=]*$" .) (toString $port)) -}}
+{{- fail (printf "extraArguments: the Service does not lead to a port that is given so, %s: use listenPort" .) -}}
+{{- end -}}
+{{- end -}}
+{{- $port -}}
 {{- end -}}
 
 {{/* A value of a flag: a whole number stays one. */}}

@@ -9,7 +9,7 @@
 - --metrics-relist-interval={{ .Values.metricsRelistInterval }}
 - --shutdown-delay-duration={{ int .Values.shutdownDelaySeconds }}s
 - --v={{ int .Values.logLevel }}
-{{- range $name, $value := omit .Values.args "secure-port" }}
+{{- range $name, $value := omit (.Values.args | default dict) "secure-port" }}
 - --{{ $name }}={{ include "tidegauge.flag" $value }}
 {{- end }}
 {{- with .Values.extraArguments }}
@@ -17,19 +17,34 @@
 {{- end }}
 {{- end -}}
 
-{{/* Names of Secrets as objects, as JSON. */}}
+{{/* The Secrets with the registry's credentials as objects, as JSON. */}}
 {{- define "tidegauge.pullSecrets" -}}
 {{- $secrets := list -}}
 {{- range .Values.image.pullSecrets }}{{ $secrets = append $secrets (dict "name" .) }}{{ end -}}
-{{- toJson $secrets -}}
+{{- concat $secrets (.Values.imagePullSecrets | default list) | toJson -}}
 {{- end -}}
 
 {{- define "tidegauge.podSecurityContext" -}}
-{{- $context := deepCopy .Values.podSecurityContext -}}
+{{- $context := deepCopy (.Values.podSecurityContext | default dict) -}}
 {{- if not (kindIs "invalid" .Values.runAsUser) -}}
 {{- $_ := set $context "runAsUser" (int64 .Values.runAsUser) -}}
 {{- end -}}
 {{- toYaml $context -}}
+{{- end -}}
+
+{{- define "tidegauge.securityContext" -}}
+{{- $user := ternary "" "runAsUser" (kindIs "invalid" .Values.runAsUser) -}}
+{{- omit (.Values.securityContext | default dict) $user | toYaml -}}
+{{- end -}}
+
+{{/* How long a pod may take to stop. If no longer than the delay, it would be killed while it serves. */}}
+{{- define "tidegauge.gracePeriod" -}}
+{{- $delay := int .Values.shutdownDelaySeconds -}}
+{{- $period := .Values.terminationGracePeriodSeconds | default (add $delay 30) | int -}}
+{{- if le $period $delay -}}
+{{- fail (printf "terminationGracePeriodSeconds: %d has to be above shutdownDelaySeconds, which is %d" $period $delay) -}}
+{{- end -}}
+{{- $period -}}
 {{- end -}}
 
 {{/* Two adapters on one node are better than one that waits for a node. */}}

@@ -12,18 +12,24 @@ leave out the address mean the one that it has by default.
 {{- define "tidegauge.prometheusURL" -}}
 {{- $url := .Values.prometheus.url -}}
 {{- if kindIs "invalid" $url -}}
-{{- $known := and .Values.config.prometheus .Values.config.prometheus.servers -}}
+{{- $known := dig "prometheus" "servers" nil (.Values.config | default dict) -}}
 {{- $url = "" -}}
 {{- if and (not $known) (or (include "tidegauge.hasRules" .) .Values.rules.existing) -}}
 {{- $url = "http://prometheus.default.svc" -}}
 {{- end -}}
 {{- end -}}
 {{- with tpl $url . -}}
-{{- . -}}
-{{- if and $.Values.prometheus.port (not (regexMatch "^[a-z]+://(\\[[^]]*\\]|[^/:]*)(:[0-9]+|/.+)" .)) -}}
-:{{ int $.Values.prometheus.port }}
+{{- if not (regexMatch "^https?://" .) -}}
+{{- fail "prometheus.url: its template gives an address that does not begin with http:// or https://" -}}
 {{- end -}}
-{{- $.Values.prometheus.path -}}
+{{- $port := "" -}}
+{{- if and $.Values.prometheus.port (not (regexMatch "^[a-z]+://(\\[[^]]*\\]|[^/:]*)(:[0-9]+|/.+)" .)) -}}
+{{- $port = printf ":%d" (int $.Values.prometheus.port) -}}
+{{- end -}}
+{{- $path := $.Values.prometheus.path | default "" -}}
+{{- /* A slash at the end would part the address from its port, or be there twice. */ -}}
+{{- $address := ternary (trimSuffix "/" .) . (or (ne $port "") (hasPrefix "/" $path)) -}}
+{{- print $address $port $path -}}
 {{- end -}}
 {{- end -}}
 
@@ -58,9 +64,7 @@ leave out the address mean the one that it has by default.
 {{- define "tidegauge.prometheusPorts" -}}
 {{- $urls := list -}}
 {{- with include "tidegauge.prometheusURL" . }}{{ $urls = append $urls . }}{{ end -}}
-{{- with .Values.config.prometheus -}}
-{{- range .servers }}{{ $urls = append $urls .url }}{{ end -}}
-{{- end -}}
+{{- range dig "prometheus" "servers" dict (.Values.config | default dict) }}{{ $urls = append $urls .url }}{{ end -}}
 {{- $ports := list -}}
 {{- range $urls -}}
 {{- $url := urlParse . -}}

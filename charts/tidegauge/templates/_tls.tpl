@@ -67,5 +67,5 @@ same; the authority's key is kept nowhere.
 
 {{/* The Certificate of which cert-manager puts the authority into the APIServices. */}}
 {{- define "tidegauge.injectFrom" -}}
-{{- include "tidegauge.namespace" . }}/{{ include "tidegauge.fullname" . }}{{ ternary "" "-ca" (gt (len .Values.certManager.issuerRef) 0) -}}
+{{- include "tidegauge.namespace" . }}/{{ include "tidegauge.fullname" . }}{{ ternary "-ca" "" (empty .Values.certManager.issuerRef) -}}
 {{- end -}}
