@@ -197,9 +197,12 @@ func (b *bed) purge(t *testing.T) {
 	}
 }
 
+// ofAdapter selects the adapter's pods, and not that of `helm test`, which stays.
+const ofAdapter = "app.kubernetes.io/instance=" + release + ",app.kubernetes.io/component!=test"
+
 // pods are those of the release that nobody has told to stop, the oldest first.
 func (b *bed) pods(ctx context.Context) ([]corev1.Pod, error) {
-	list, err := b.Client().CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/instance=" + release})
+	list, err := b.Client().CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: ofAdapter})
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +219,7 @@ func (b *bed) awaitPods(t *testing.T) []corev1.Pod {
 	t.Helper()
 	var found []corev1.Pod
 	eventually(t, "two pods", func(ctx context.Context) error {
-		list, err := b.Client().CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/instance=" + release})
+		list, err := b.Client().CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: ofAdapter})
 		if err != nil {
 			return err
 		}
