@@ -8,8 +8,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -21,16 +23,17 @@ import (
 
 const (
 	fieldManager = "tidegauge-test"
-	// kindLimit is how long Apply waits for a kind that the API server does not serve
-	// yet, as happens just after its CRD was applied.
-	kindLimit = 10 * time.Second
+	// settleLimit is how long Apply waits for a kind that the API server does not serve
+	// yet, as happens just after its CRD was applied, and for the service account of a
+	// new namespace.
+	settleLimit = 10 * time.Second
 )
 
 // Apply applies the objects of a YAML text, in order, as an administrator and by
 // server-side apply. It stops at the first that is refused; the error names the
 // object and has the API server's words.
 func (c *Cluster) Apply(ctx context.Context, text []byte) error {
-	objects, err := parse(text)
+	objects, err := ParseObjects(text)
 	if err != nil {
 		return err
 	}
@@ -51,8 +54,18 @@ func (c *Cluster) applyOne(ctx context.Context, o *unstructured.Unstructured) er
 	if err != nil {
 		return err
 	}
-	_, err = resource.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
-	return err
+	apply := func(ctx context.Context) error {
+		_, err := resource.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
+		return err
+	}
+	// A Pod is refused until a controller has given its namespace a service account, a
+	// moment after the namespace was made.
+	if err = apply(ctx); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "looking up service account") {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, settleLimit)
+	defer cancel()
+	return poll(ctx, apply)
 }
 
 // resource is the client for an object's kind, in the object's namespace.
@@ -72,7 +85,7 @@ func (c *Cluster) resource(ctx context.Context, o *unstructured.Unstructured) (d
 }
 
 func (c *Cluster) mapping(ctx context.Context, kind schema.GroupVersionKind) (*meta.RESTMapping, error) {
-	ctx, cancel := context.WithTimeout(ctx, kindLimit)
+	ctx, cancel := context.WithTimeout(ctx, settleLimit)
 	defer cancel()
 
 	var mapping *meta.RESTMapping
@@ -102,7 +115,7 @@ func (c *Cluster) readObjects(folder string) ([]*unstructured.Unstructured, erro
 		if err != nil {
 			return nil, err
 		}
-		parsed, err := parse(text)
+		parsed, err := ParseObjects(text)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
@@ -111,7 +124,8 @@ func (c *Cluster) readObjects(folder string) ([]*unstructured.Unstructured, erro
 	return objects, nil
 }
 
-func parse(text []byte) ([]*unstructured.Unstructured, error) {
+// ParseObjects are the objects of a text of YAML documents, in their order.
+func ParseObjects(text []byte) ([]*unstructured.Unstructured, error) {
 	var objects []*unstructured.Unstructured
 	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(text), len(text))
 	for {
