@@ -3,9 +3,7 @@ package chart
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +12,6 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/util/yaml"
 
 	"github.com/tidegauge/tidegauge/test/env"
 )
@@ -88,21 +85,11 @@ type objects []*unstructured.Unstructured
 
 func parse(t *testing.T, text string) objects {
 	t.Helper()
-	var all objects
-	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096)
-	for {
-		o := &unstructured.Unstructured{}
-		err := decoder.Decode(&o.Object)
-		if errors.Is(err, io.EOF) {
-			return all
-		}
-		if err != nil {
-			t.Fatalf("%v in\n%s", err, text)
-		}
-		if len(o.Object) > 0 {
-			all = append(all, o)
-		}
+	all, err := env.ParseObjects([]byte(text))
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text)
 	}
+	return all
 }
 
 // find is the object of that kind and name, or nil.

@@ -6,8 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -394,20 +392,11 @@ func checkReaders(t *testing.T, c *env.Cluster) {
 	}
 }
 
-// freePort is one that nothing listens on, below those that the system gives to outgoing
-// connections.
 func freePort(t *testing.T) int {
 	t.Helper()
-	for range 100 {
-		port := 19000 + rand.IntN(1000)
-		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			if err := l.Close(); err != nil {
-				t.Fatal(err)
-			}
-			return port
-		}
+	port, err := env.FreePort()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("there is no free port")
-	return 0
+	return port
 }

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,7 +23,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/apimachinery/pkg/util/yaml"
 
 	"github.com/tidegauge/tidegauge/test/env"
 )
@@ -219,21 +217,11 @@ type objects []*unstructured.Unstructured
 
 func parse(t *testing.T, text string) objects {
 	t.Helper()
-	var all objects
-	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096)
-	for {
-		o := &unstructured.Unstructured{}
-		err := decoder.Decode(&o.Object)
-		if errors.Is(err, io.EOF) {
-			return all
-		}
-		if err != nil {
-			t.Fatalf("%v in\n%s", err, text)
-		}
-		if len(o.Object) > 0 {
-			all = append(all, o)
-		}
+	all, err := env.ParseObjects([]byte(text))
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text)
 	}
+	return all
 }
 
 // of are the objects of a kind.

@@ -7,8 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -25,6 +23,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tidegauge/tidegauge/test/env"
 )
 
 // node does for the release's Deployment what kubelet and kube-proxy would do: it runs the
@@ -306,20 +306,11 @@ func (n *node) route(ctx context.Context) error {
 	return err
 }
 
-// freePort is one that nothing listens on, below those that the system gives to outgoing
-// connections.
 func freePort(t *testing.T) int {
 	t.Helper()
-	for range 100 {
-		port := 19000 + rand.IntN(1000)
-		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			if err := l.Close(); err != nil {
-				t.Fatal(err)
-			}
-			return port
-		}
+	port, err := env.FreePort()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("there is no free port")
-	return 0
+	return port
 }

@@ -123,7 +123,7 @@ func (a *Adapter) command(ctx context.Context, opts AdapterOptions) (command, er
 	if err != nil {
 		return command{}, err
 	}
-	if a.port, err = freePort(); err != nil {
+	if a.port, err = FreePort(); err != nil {
 		return command{}, err
 	}
 	a.URL = "https://" + address(a.port)

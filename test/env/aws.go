@@ -32,7 +32,7 @@ func (c *Cluster) StartAWS(ctx context.Context, opts AWSOptions) (*AWS, error) {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 
-	port, err := freePort()
+	port, err := FreePort()
 	if err != nil {
 		return nil, err
 	}

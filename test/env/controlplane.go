@@ -55,7 +55,7 @@ func (c *Cluster) startAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	port, err := freePort()
+	port, err := FreePort()
 	if err != nil {
 		return err
 	}
@@ -88,11 +88,11 @@ func (c *Cluster) newClients(url string) error {
 
 // startEtcd returns etcd's URL. It is plain HTTP: only this machine can reach it.
 func (c *Cluster) startEtcd(ctx context.Context) (string, error) {
-	client, err := freePort()
+	client, err := FreePort()
 	if err != nil {
 		return "", err
 	}
-	peer, err := freePort()
+	peer, err := FreePort()
 	if err != nil {
 		return "", err
 	}
@@ -190,7 +190,7 @@ func (c *Cluster) controllerArgs(name string) (args []string, health string, err
 	if err != nil {
 		return nil, "", err
 	}
-	port, err := freePort()
+	port, err := FreePort()
 	if err != nil {
 		return nil, "", err
 	}

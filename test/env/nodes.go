@@ -58,7 +58,7 @@ func (c *Cluster) startKwok(ctx context.Context) error {
 	if err := os.WriteFile(config, stages, 0o600); err != nil {
 		return err
 	}
-	port, err := freePort()
+	port, err := FreePort()
 	if err != nil {
 		return err
 	}

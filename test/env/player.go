@@ -24,7 +24,7 @@ func (c *Cluster) StartPlayer(ctx context.Context, opts PlayerOptions) (*Player,
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 
-	port, err := freePort()
+	port, err := FreePort()
 	if err != nil {
 		return nil, err
 	}

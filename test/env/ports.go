@@ -22,9 +22,9 @@ var ports struct {
 	given map[int]bool
 }
 
-// freePort is a TCP port of 127.0.0.1 on which nothing listens and which this
+// FreePort is a TCP port of 127.0.0.1 on which nothing listens and which this
 // process was not given before.
-func freePort() (int, error) {
+func FreePort() (int, error) {
 	ports.Lock()
 	defer ports.Unlock()
 	if ports.given == nil {

@@ -131,7 +131,7 @@ func (p *Postgres) prepare(ctx context.Context, opts PostgresOptions) (err error
 	if p.programs, err = postgresPrograms(); err != nil {
 		return err
 	}
-	if p.port, err = freePort(); err != nil {
+	if p.port, err = FreePort(); err != nil {
 		return err
 	}
 	secret := filepath.Join(p.dir, "password")

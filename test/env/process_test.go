@@ -157,7 +157,7 @@ func TestTerminateKills(t *testing.T) {
 func TestFreePort(t *testing.T) {
 	seen := map[int]bool{}
 	for range 100 {
-		port, err := freePort()
+		port, err := FreePort()
 		if err != nil {
 			t.Fatal(err)
 		}

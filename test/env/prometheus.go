@@ -93,7 +93,7 @@ func (c *Cluster) prometheusCommand(ctx context.Context, p *Prometheus, opts Pro
 			return command{}, err
 		}
 	}
-	port, err := freePort()
+	port, err := FreePort()
 	if err != nil {
 		return command{}, err
 	}
