@@ -7,8 +7,7 @@ import (
 	"os"
 	"time"
 
-	// An image that has nothing but the program has no certificates.
-	_ "golang.org/x/crypto/x509roots/fallback"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/flags"
 	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/queue"
@@ -39,10 +38,29 @@ func (b *backends) check() error {
 	return nil
 }
 
-// openStore opens the database. Its URL has a password, so that no flag has it: everybody on
-// the machine sees the arguments of a program.
-func (b *backends) openStore() (*store.Store, error) {
-	return store.Open(store.Options{URL: os.Getenv("DATABASE_URL"), File: b.sqlite, Connections: b.connections})
+// open connects to SQS and opens the database. The database's URL has a password, so that no
+// flag has it: everybody on the machine sees the arguments of a program.
+func (b *backends) open(ctx context.Context) (*sqs.Client, *store.Store, error) {
+	client, err := queue.Connect(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := store.Open(store.Options{URL: os.Getenv("DATABASE_URL"), File: b.sqlite, Connections: b.connections})
+	return client, st, err
+}
+
+// parse reads the arguments of a mode into its flags, and judges them.
+func parse(mode string, args []string, f interface {
+	register(fs *flag.FlagSet)
+	check() error
+},
+) error {
+	fs := flag.NewFlagSet(mode, flag.ContinueOnError)
+	f.register(fs)
+	if err := flags.Parse(fs, args); err != nil {
+		return err
+	}
+	return f.check()
 }
 
 type webFlags struct {
@@ -76,19 +94,10 @@ func (f *webFlags) check() error {
 
 func runWeb(ctx context.Context, args []string) error {
 	var f webFlags
-	fs := flag.NewFlagSet("web", flag.ContinueOnError)
-	f.register(fs)
-	if err := flags.Parse(fs, args); err != nil {
+	if err := parse("web", args, &f); err != nil {
 		return err
 	}
-	if err := f.check(); err != nil {
-		return err
-	}
-	client, err := queue.Connect(ctx)
-	if err != nil {
-		return err
-	}
-	st, err := f.openStore()
+	client, st, err := f.open(ctx)
 	if err != nil {
 		return err
 	}

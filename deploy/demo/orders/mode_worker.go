@@ -48,19 +48,10 @@ func (f *workerFlags) check() error {
 
 func runWorker(ctx context.Context, args []string) error {
 	var f workerFlags
-	fs := flag.NewFlagSet("worker", flag.ContinueOnError)
-	f.register(fs)
-	if err := flags.Parse(fs, args); err != nil {
+	if err := parse("worker", args, &f); err != nil {
 		return err
 	}
-	if err := f.check(); err != nil {
-		return err
-	}
-	client, err := queue.Connect(ctx)
-	if err != nil {
-		return err
-	}
-	st, err := f.openStore()
+	client, st, err := f.open(ctx)
 	if err != nil {
 		return err
 	}
