@@ -14,12 +14,11 @@ import (
 )
 
 // promQL is Prometheus' parser with every switch on: whether a server understands an
-// experimental function is for that server to say.
+// experimental function is for that server to say. Names with dots have to be quoted all the
+// same, as every server takes them then.
 var promQL = parser.NewParser(parser.Options{
-	EnableExperimentalFunctions:  true,
-	ExperimentalDurationExpr:     true,
-	EnableExtendedRangeSelectors: true,
-	EnableBinopFillModifiers:     true,
+	EnableExperimentalFunctions: true,
+	EnableBinopFillModifiers:    true,
 })
 
 // maxShapes is how many shapes of its queries a rule remembers.

@@ -584,7 +584,7 @@ var sameEach = set(
 	"start_timestamp", "timestamp",
 	"histogram_avg", "histogram_count", "histogram_stddev", "histogram_stdvar", "histogram_sum",
 	"avg_over_time", "changes", "count_over_time", "delta", "deriv", "double_exponential_smoothing",
-	"first_over_time", "idelta", "increase", "irate", "last_over_time", "mad_over_time", "max_over_time",
+	"first_over_time", "idelta", "increase", "integral", "irate", "last_over_time", "mad_over_time", "max_over_time",
 	"min_over_time", "predict_linear", "present_over_time", "quantile_over_time", "rate", "resets",
 	"stddev_over_time", "stdvar_over_time", "sum_over_time",
 	"ts_of_first_over_time", "ts_of_last_over_time", "ts_of_max_over_time", "ts_of_min_over_time",
