@@ -1,6 +1,6 @@
 module github.com/tidegauge/tidegauge/test/browser
 
-go 1.26.4
+go 1.26.7
 
 replace (
 	github.com/tidegauge/tidegauge => ../../
@@ -8,7 +8,7 @@ replace (
 )
 
 require (
-	github.com/chromedp/cdproto v0.159.0
+	github.com/chromedp/cdproto v0.159.2
 	github.com/chromedp/chromedp v0.23.0
 	github.com/tidegauge/tidegauge/test v0.0.0-00010101000000-000000000000
 )
