@@ -29,13 +29,9 @@ var helmNames = []string{"helm", "helm3"}
 
 func newHelm(t *testing.T, name string) helm {
 	t.Helper()
-	dir := os.Getenv(env.BinVariable)
-	if dir == "" {
-		dir = filepath.Join(root(t), ".bin")
-	}
-	path := filepath.Join(dir, name)
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%s is not built: run `make kube`: %v", name, err)
+	path, err := env.Program(name)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return helm{name: name, path: path, home: t.TempDir(), kubeconfig: "/dev/null"}
 }

@@ -3,7 +3,6 @@
 package check
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -15,9 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -40,17 +37,9 @@ func binary(t *testing.T, name string) string {
 	if path := os.Getenv("TIDEGAUGE_ADAPTER"); path != "" && name == "adapter" {
 		return path
 	}
-	folder := os.Getenv(env.BinVariable)
-	if folder == "" {
-		root, err := env.Root()
-		if err != nil {
-			t.Fatal(err)
-		}
-		folder = filepath.Join(root, ".bin")
-	}
-	path := filepath.Join(folder, name)
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%s is not built: run `make build kube`: %v", name, err)
+	path, err := env.Program(name)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return path
 }
@@ -168,76 +157,28 @@ func scraped() http.Handler {
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
-// listeningOn is what Prometheus logs about its port.
-var listeningOn = regexp.MustCompile(`msg="Listening on".* address=(127\.0\.0\.1:\d+)`)
-
 // startPrometheus starts a Prometheus, and gives its address when it has the data.
 func startPrometheus(t *testing.T) string {
 	t.Helper()
 	target := httptest.NewServer(scraped())
 	t.Cleanup(target.Close)
-	dir := t.TempDir()
 	config := fmt.Sprintf("global: {scrape_interval: 200ms, scrape_timeout: 200ms}\nscrape_configs:\n- job_name: tide\n  static_configs: [{targets: [%q]}]\n",
 		strings.TrimPrefix(target.URL, "http://"))
-	path := filepath.Join(dir, "prometheus.yaml")
-	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(binary(t, "prometheus"), "--config.file="+path, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--scrape.discovery-reload-interval=100ms", "--web.listen-address=127.0.0.1:0")
-	cmd.Env = []string{"HOME=" + dir, "TMPDIR=" + dir}
-	log, err := cmd.StderrPipe()
+	address, stop, err := env.LonePrometheus(t.TempDir(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { stop(t, cmd) })
-	base := "http://" + awaitAddress(t, log)
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
+			t.Errorf("prometheus: %v", err)
+		}
+	})
+	base := "http://" + address
 	awaitData(t, base)
 	return base
 }
 
 // stop asks a program to end, and kills it if it does not.
-func stop(t *testing.T, cmd *exec.Cmd) {
-	t.Helper()
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Error(err)
-	}
-	kill := time.AfterFunc(10*time.Second, func() { cmd.Process.Kill() })
-	defer kill.Stop()
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("prometheus: %v", err)
-	}
-}
-
-// awaitAddress is where Prometheus listens, as it logs. The log is read to its end.
-func awaitAddress(t *testing.T, log io.Reader) string {
-	t.Helper()
-	found, said := make(chan string, 1), make(chan string, 1)
-	go func() {
-		var all strings.Builder
-		for lines := bufio.NewScanner(log); lines.Scan(); {
-			if match := listeningOn.FindStringSubmatch(lines.Text()); match != nil {
-				found <- match[1]
-				io.Copy(io.Discard, log)
-				return
-			}
-			all.WriteString(lines.Text() + "\n")
-		}
-		said <- all.String()
-	}()
-	select {
-	case address := <-found:
-		return address
-	case all := <-said:
-		t.Fatalf("prometheus ended:\n%s", all)
-	case <-time.After(patience):
-		t.Fatal("prometheus does not listen")
-	}
-	return ""
-}
-
 // awaitData waits until Prometheus has scraped.
 func awaitData(t *testing.T, base string) {
 	t.Helper()

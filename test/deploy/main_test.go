@@ -128,17 +128,9 @@ func kubectl(ctx context.Context, c *env.Cluster, stdin string, args ...string) 
 // command runs a binary of the test bed and returns what it prints, or an error with what it
 // complains of.
 func command(ctx context.Context, stdin, name string, args ...string) (string, error) {
-	dir := os.Getenv(env.BinVariable)
-	if dir == "" {
-		root, err := env.Root()
-		if err != nil {
-			return "", err
-		}
-		dir = filepath.Join(root, ".bin")
-	}
-	path := filepath.Join(dir, name)
-	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("%s is not built: run `make kube`: %w", name, err)
+	path, err := env.Program(name)
+	if err != nil {
+		return "", err
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Stdin = strings.NewReader(stdin)

@@ -35,6 +35,15 @@ func Root() (string, error) {
 	}
 }
 
+// Program is the path of a program that `make build kube` builds.
+func Program(name string) (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	return lookBinary(binaries(root), name)
+}
+
 func binaries(root string) string {
 	if dir := os.Getenv(BinVariable); dir != "" {
 		return dir

@@ -197,13 +197,9 @@ func rulesFile(t *testing.T, keep func(annotation string) bool) []byte {
 // program is one of those that `make kube` builds.
 func program(t *testing.T, name string) string {
 	t.Helper()
-	dir := os.Getenv(env.BinVariable)
-	if dir == "" {
-		dir = filepath.Join(root(t), ".bin")
-	}
-	path := filepath.Join(dir, name)
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%v: run `make kube`", err)
+	path, err := env.Program(name)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return path
 }

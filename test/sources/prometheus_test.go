@@ -1,24 +1,17 @@
 package sources_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -40,9 +33,6 @@ const (
 	prometheusPrefix = "/team/metrics"
 )
 
-// listeningOn is what Prometheus logs about its port.
-var listeningOn = regexp.MustCompile(`msg="Listening on".* address=(127\.0\.0\.1:\d+)`)
-
 // odd is a value that must be quoted everywhere.
 const odd = "a\"b\\c\nd}e{f,g=~.*|ü\u2028😀'"
 
@@ -52,9 +42,7 @@ func startPrometheus(t *testing.T, target http.Handler) string {
 	t.Helper()
 	scraped := httptest.NewServer(target)
 	t.Cleanup(scraped.Close)
-	dir := t.TempDir()
-	file := filepath.Join(dir, "prometheus.yaml")
-	text := fmt.Sprintf(`
+	config := fmt.Sprintf(`
 global: {scrape_interval: 200ms, scrape_timeout: 200ms}
 scrape_configs:
 - job_name: tide
@@ -63,34 +51,16 @@ scrape_configs:
 remote_read:
 - {url: "http://127.0.0.1:1/read", read_recent: true, required_matchers: {remote: "away"}}
 `, strings.TrimPrefix(scraped.URL, "http://"))
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	root, err := env.Root()
+	address, stop, err := env.LonePrometheus(t.TempDir(), config, "--web.route-prefix="+prometheusPrefix, "--no-scrape.adjust-timestamps")
 	if err != nil {
 		t.Fatal(err)
 	}
-	binaries := os.Getenv(env.BinVariable)
-	if binaries == "" {
-		binaries = filepath.Join(root, ".bin")
-	}
-	binary := filepath.Join(binaries, "prometheus")
-	if _, err := os.Stat(binary); err != nil {
-		t.Fatalf("prometheus is not built: run `make kube`: %v", err)
-	}
-	cmd := exec.Command(binary, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"),
-		"--scrape.discovery-reload-interval=100ms", "--web.listen-address=127.0.0.1:0", "--web.route-prefix="+prometheusPrefix, "--no-scrape.adjust-timestamps")
-	cmd.Env = []string{"HOME=" + dir, "TMPDIR=" + dir}
-	log, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { stopPrometheus(t, cmd) })
-
-	base := "http://" + awaitAddress(t, log) + prometheusPrefix
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
+			t.Errorf("prometheus: %v", err)
+		}
+	})
+	base := "http://" + address + prometheusPrefix
 	s := openPrometheus(t, prometheus.Server{URL: base})
 	await(t, "a scrape", func() error {
 		return fetchOne(t, s, prometheus.NewQuery("", "tide_gauge", 0)).Err
@@ -99,46 +69,6 @@ remote_read:
 }
 
 // stopPrometheus asks it to end, and kills it if it does not.
-func stopPrometheus(t *testing.T, cmd *exec.Cmd) {
-	t.Helper()
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Error(err)
-	}
-	kill := time.AfterFunc(10*time.Second, func() { cmd.Process.Kill() })
-	defer kill.Stop()
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("prometheus: %v", err)
-	}
-}
-
-// awaitAddress is where Prometheus listens, as it logs. The log is read to its end.
-func awaitAddress(t *testing.T, log io.Reader) string {
-	t.Helper()
-	found := make(chan string, 1)
-	said := make(chan string, 1)
-	go func() {
-		var all strings.Builder
-		for lines := bufio.NewScanner(log); lines.Scan(); {
-			if match := listeningOn.FindStringSubmatch(lines.Text()); match != nil {
-				found <- match[1]
-				io.Copy(io.Discard, log)
-				return
-			}
-			all.WriteString(lines.Text() + "\n")
-		}
-		said <- all.String()
-	}()
-	select {
-	case address := <-found:
-		return address
-	case all := <-said:
-		t.Fatalf("prometheus ended:\n%s", all)
-	case <-time.After(prometheusPatience):
-		t.Fatal("prometheus does not listen")
-	}
-	return ""
-}
-
 // await asks until there is no error.
 func await(t *testing.T, what string, ready func() error) {
 	t.Helper()
