@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/metrics"
+	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/admin"
 )
 
 // rateBody is the body of PUT /rate.
@@ -20,7 +20,7 @@ const maxRateBody = 1 << 10
 
 // admin has, beside /metrics and /livez, GET and PUT /rate {"rate": 12.5} and GET /summary.
 func (l *loader) admin() http.Handler {
-	mux := metrics.Admin(l.registry)
+	mux := admin.NewMux(l.registry)
 	mux.HandleFunc("GET /rate", l.getRate)
 	mux.HandleFunc("PUT /rate", l.putRate)
 	mux.HandleFunc("GET /summary", func(w http.ResponseWriter, _ *http.Request) {

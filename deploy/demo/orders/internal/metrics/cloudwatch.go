@@ -1,3 +1,4 @@
+// Package metrics puts what a mode counts to CloudWatch.
 package metrics
 
 import (

@@ -21,6 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/admin"
 	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/flags"
 	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/metrics"
 	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/serve"
@@ -272,7 +273,7 @@ type Wave struct {
 
 // handler has, beside /metrics and /livez, GET /wave.
 func (s *simulator) handler() http.Handler {
-	mux := metrics.Admin(s.registry)
+	mux := admin.NewMux(s.registry)
 	mux.HandleFunc("GET /wave", func(w http.ResponseWriter, _ *http.Request) {
 		body, err := s.now()
 		if err != nil {
