@@ -2,7 +2,6 @@ package demo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -15,7 +14,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/tidegauge/tidegauge/test/fakeaws"
 )
@@ -33,10 +31,6 @@ const (
 	// role is what the demo's own clients assume, so that their calls count apart from
 	// the adapter's.
 	role = "arn:aws:iam::" + fakeaws.DefaultAccount + ":role/demo"
-	// batchSize is how many messages a call of SQS takes
-	// (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html).
-	batchSize = 10
-	senders   = 4
 	// metricLookback is how far back the demo looks for the newest datapoint.
 	metricLookback = time.Minute
 )
@@ -62,16 +56,18 @@ func startAmazon(ctx context.Context) (*amazon, error) {
 	}
 	config.Credentials = aws.NewCredentialsCache(stscreds.NewAssumeRoleProvider(sts.NewFromConfig(config), role))
 	a := &amazon{server: server, queue: sqs.NewFromConfig(config), cloudWatch: cloudwatch.NewFromConfig(config)}
-	created, err := a.queue.CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: aws.String(queueName)})
-	if err != nil {
-		server.Close()
-		return nil, fmt.Errorf("queue %s: %w", queueName, err)
+	for _, name := range []string{deadQueueName, sineQueueName, queueName} { // The last one is measured.
+		created, err := a.queue.CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: &name})
+		if err != nil {
+			server.Close()
+			return nil, fmt.Errorf("queue %s: %w", name, err)
+		}
+		a.queueURL = created.QueueUrl
 	}
-	a.queueURL = created.QueueUrl
 	return a, nil
 }
 
-// env are the variables that lead the adapter to the stand-in.
+// env are the variables that lead the adapter and the pods to the stand-in.
 func (a *amazon) env() []string {
 	return []string{
 		"AWS_ENDPOINT_URL=" + a.server.URL(),
@@ -81,82 +77,23 @@ func (a *amazon) env() []string {
 	}
 }
 
-// send sends messages as fast as the queue takes them.
-func (a *amazon) send(ctx context.Context, messages int) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(senders)
-	for first := 0; first < messages; first += batchSize {
-		g.Go(func() error { return a.sendBatch(ctx, first, min(batchSize, messages-first)) })
-	}
-	return g.Wait()
-}
-
-func (a *amazon) sendBatch(ctx context.Context, first, count int) error {
-	in := &sqs.SendMessageBatchInput{QueueUrl: a.queueURL}
-	for n := range count {
-		id := strconv.Itoa(n)
-		in.Entries = append(in.Entries, sqstypes.SendMessageBatchRequestEntry{
-			Id: &id, MessageBody: aws.String(fmt.Sprintf("job %d", first+n)),
-		})
-	}
-	out, err := a.queue.SendMessageBatch(ctx, in)
-	if err == nil && len(out.Failed) > 0 {
-		err = errors.New(aws.ToString(out.Failed[0].Message))
-	}
-	return err
-}
-
-// consume takes up to that many messages from the queue and deletes them, in the
-// name of so many workers at a time.
-func (a *amazon) consume(ctx context.Context, messages, workers int) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(max(1, workers))
-	for first := 0; first < messages; first += batchSize {
-		g.Go(func() error { return a.consumeBatch(ctx, min(batchSize, messages-first)) })
-	}
-	return g.Wait()
-}
-
-func (a *amazon) consumeBatch(ctx context.Context, count int) error {
-	received, err := a.queue.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
-		QueueUrl:            a.queueURL,
-		MaxNumberOfMessages: int32(count), //nolint:gosec // It is batchSize at most.
-	})
-	if err != nil || len(received.Messages) == 0 {
-		return err
-	}
-	in := &sqs.DeleteMessageBatchInput{QueueUrl: a.queueURL}
-	for n, m := range received.Messages {
-		in.Entries = append(in.Entries, sqstypes.DeleteMessageBatchRequestEntry{
-			Id: aws.String(strconv.Itoa(n)), ReceiptHandle: m.ReceiptHandle,
-		})
-	}
-	out, err := a.queue.DeleteMessageBatch(ctx, in)
-	if err == nil && len(out.Failed) > 0 {
-		err = errors.New(aws.ToString(out.Failed[0].Message))
-	}
-	return err
-}
-
-// depth is how many messages wait or are in work, as the queue says.
-func (a *amazon) depth(ctx context.Context) (int, error) {
+// depth is how many messages wait and how many are in work, as the queue says.
+func (a *amazon) depth(ctx context.Context) (waiting, inWork int, err error) {
 	counted := []sqstypes.QueueAttributeName{
 		sqstypes.QueueAttributeNameApproximateNumberOfMessages,
 		sqstypes.QueueAttributeNameApproximateNumberOfMessagesNotVisible,
 	}
 	out, err := a.queue.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{QueueUrl: a.queueURL, AttributeNames: counted})
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	total := 0
-	for _, name := range counted {
-		n, err := strconv.Atoi(out.Attributes[string(name)])
-		if err != nil {
-			return 0, fmt.Errorf("%s: %w", name, err)
+	for i, into := range []*int{&waiting, &inWork} {
+		name := string(counted[i])
+		if *into, err = strconv.Atoi(out.Attributes[name]); err != nil {
+			return 0, 0, fmt.Errorf("%s: %w", name, err)
 		}
-		total += n
 	}
-	return total, nil
+	return waiting, inWork, nil
 }
 
 // metric is the newest datapoint of what the ExternalMetric of the manifests asks.

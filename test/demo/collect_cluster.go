@@ -293,7 +293,6 @@ func decisionOf(h *autoscalingv2.HorizontalPodAutoscaler) string {
 	has, wants := h.Status.CurrentReplicas, h.Status.DesiredReplicas
 	able := conditionIn(h, autoscalingv2.AbleToScale, corev1.ConditionFalse)
 	inactive := conditionIn(h, autoscalingv2.ScalingActive, corev1.ConditionFalse)
-	limited := conditionIn(h, autoscalingv2.ScalingLimited, corev1.ConditionTrue)
 	switch {
 	case len(h.Status.Conditions) == 0:
 		return ""
@@ -304,18 +303,38 @@ func decisionOf(h *autoscalingv2.HorizontalPodAutoscaler) string {
 	case inactive != nil:
 		return fmt.Sprintf("It holds %d: it cannot get its metric.", has)
 	}
-	text := fmt.Sprintf("%d is right", has)
 	switch {
 	case wants > has:
-		text = fmt.Sprintf("It goes up from %d to %d", has, wants)
+		return fmt.Sprintf("It goes up from %d to %d%s.", has, wants, whyOf(h))
 	case wants < has:
-		text = fmt.Sprintf("It goes down from %d to %d", has, wants)
-	case limited != nil && limited.Reason == "TooManyReplicas":
-		text = fmt.Sprintf("It would have more than %d, which is the most it may", has)
-	case limited != nil && limited.Reason == "TooFewReplicas":
-		text = fmt.Sprintf("It would have fewer than %d, which is the least it may", has)
+		return fmt.Sprintf("It goes down from %d to %d%s.", has, wants, whyOf(h))
 	}
-	return text + whyOf(h) + "."
+	return fmt.Sprintf(stayingOf(h), has) + whyOf(h) + "."
+}
+
+// stayingOf says why an HPA stays at the replicas that it has, %d: the condition that limits it
+// tells more than the one that says how it came to its number.
+func stayingOf(h *autoscalingv2.HorizontalPodAutoscaler) string {
+	reason := ""
+	if c := conditionIn(h, autoscalingv2.AbleToScale, corev1.ConditionTrue); c != nil {
+		reason = c.Reason
+	}
+	if c := conditionIn(h, autoscalingv2.ScalingLimited, corev1.ConditionTrue); c != nil {
+		reason = c.Reason
+	}
+	switch reason {
+	case "TooManyReplicas":
+		return "It would have more than %d, which is the most it may"
+	case "TooFewReplicas":
+		return "It would have fewer than %d, which is the least it may"
+	case "ScaleUpLimit":
+		return "It would have more than %d, and goes up no faster than it may"
+	case "ScaleDownLimit":
+		return "It would have fewer than %d, and goes down no faster than it may"
+	case "ScaleDownStabilized":
+		return "It keeps %d for now, which were needed a while ago"
+	}
+	return "%d is right"
 }
 
 // whyOf says by which metrics: those of which there is a number.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -71,9 +72,8 @@ func metricsOf(text []byte) ([]page.Metric, error) {
 	return metrics, nil
 }
 
+// sourceOf is the source and its backend, of which CloudWatch's is blank where the client's own
+// region and account are meant.
 func sourceOf(q knownQuery) string {
-	if q.Backend == "" {
-		return q.Source
-	}
-	return q.Source + " " + q.Backend
+	return strings.TrimSpace(q.Source + " " + strings.TrimSpace(q.Backend))
 }

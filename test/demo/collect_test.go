@@ -78,6 +78,18 @@ func TestDecisionIsASentence(t *testing.T) {
 			hpaOf(1, 1, "0", able, active, conditionFor(autoscalingv2.ScalingLimited, corev1.ConditionTrue, "TooFewReplicas")),
 			"It would have fewer than 1, which is the least it may: http_requests_per_second is 0 per pod, and 10 is the target.",
 		},
+		"up as fast as it may": {
+			hpaOf(6, 6, "27", able, active, conditionFor(autoscalingv2.ScalingLimited, corev1.ConditionTrue, "ScaleUpLimit")),
+			"It would have more than 6, and goes up no faster than it may: http_requests_per_second is 27 per pod, and 10 is the target.",
+		},
+		"down as fast as it may": {
+			hpaOf(6, 6, "0", able, active, conditionFor(autoscalingv2.ScalingLimited, corev1.ConditionTrue, "ScaleDownLimit")),
+			"It would have fewer than 6, and goes down no faster than it may: http_requests_per_second is 0 per pod, and 10 is the target.",
+		},
+		"not down yet": {
+			hpaOf(7, 7, "200m", conditionFor(autoscalingv2.AbleToScale, corev1.ConditionTrue, "ScaleDownStabilized"), active),
+			"It keeps 7 for now, which were needed a while ago: http_requests_per_second is 0.2 per pod, and 10 is the target.",
+		},
 		"no metric": {
 			hpaOf(3, 3, "25", able, conditionFor(autoscalingv2.ScalingActive, corev1.ConditionFalse, "FailedGetPodsMetric")),
 			"It holds 3: it cannot get its metric.",

@@ -109,7 +109,7 @@ func (t *terminal) paint(r row, width int) string {
 type lines struct {
 	out   io.Writer
 	steps int           // how many were written
-	event time.Duration // when the one came that was written last
+	event string        // the one that was written last
 	next  time.Duration // when the next line is due
 }
 
@@ -133,8 +133,8 @@ func (l *lines) due(s snapshot) []string {
 		due = append(due, seconds(step.at)+"  "+step.text)
 	}
 	l.steps = len(s.steps)
-	if s.hpa.eventAt != l.event {
-		l.event = s.hpa.eventAt
+	if s.hpa.event != l.event { // A failure is told again at each sync.
+		l.event = s.hpa.event
 		due = append(due, row{{fmt.Sprintf("%s  HPA event: %s", seconds(s.hpa.eventAt), s.hpa.event), plain}}.text(maxLine))
 	}
 	if s.phase != starting && s.elapsed >= l.next {

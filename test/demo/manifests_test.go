@@ -1,39 +1,55 @@
 package demo
 
 import (
+	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
 	metricsaws "github.com/tidegauge/tidegauge/pkg/apis/metricsaws/v1alpha1"
+	"github.com/tidegauge/tidegauge/test/env"
 )
 
-// readManifest reads the object of the one manifest whose name ends so.
-func readManifest(t *testing.T, suffix string, into any) {
+// readManifest reads the object of a kind and name, as kubectl makes it.
+func readManifest(t *testing.T, kind, name string, into any) {
 	t.Helper()
-	files, err := manifests()
+	root, err := env.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range files {
-		if ok, _ := filepath.Match("*-"+suffix, filepath.Base(file)); !ok {
+	objects, err := render(t.Context(), filepath.Join(binDir(root), "kubectl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range objects {
+		if o.GetKind() != kind || o.GetName() != name {
 			continue
 		}
-		text, err := os.ReadFile(file)
+		text, err := o.MarshalJSON()
 		if err == nil {
 			err = yaml.UnmarshalStrict(text, into)
 		}
 		if err != nil {
-			t.Fatalf("%s: %v", file, err)
+			t.Fatalf("%s %s: %v", kind, name, err)
 		}
 		return
 	}
-	t.Fatalf("%s is not among %v", suffix, files)
+	t.Fatalf("there is no %s %s", kind, name)
+}
+
+// binDir is the folder of the programs that make built.
+func binDir(root string) string {
+	if dir := os.Getenv(env.BinVariable); dir != "" {
+		return dir
+	}
+	return filepath.Join(root, ".bin")
 }
 
 // The demo shows, and judges by, what the manifests say.
@@ -43,9 +59,9 @@ func TestManifests(t *testing.T) {
 		metric metricsaws.ExternalMetric
 		scaler autoscalingv2.HorizontalPodAutoscaler
 	)
-	readManifest(t, "worker.yaml", &worker)
-	readManifest(t, "metric.yaml", &metric)
-	readManifest(t, "hpa.yaml", &scaler)
+	readManifest(t, "Deployment", workerName, &worker)
+	readManifest(t, "ExternalMetric", metricName, &metric)
+	readManifest(t, "HorizontalPodAutoscaler", workerName, &scaler)
 
 	type facts struct {
 		Namespaces      []string
@@ -83,5 +99,91 @@ func TestManifests(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the manifests are not what the demo takes them for (-want +got):\n%s", diff)
+	}
+}
+
+// The load is one for which the web tier's HPA wants loadPods, by a metric that the rules make.
+func TestWebManifests(t *testing.T) {
+	var scaler autoscalingv2.HorizontalPodAutoscaler
+	readManifest(t, "HorizontalPodAutoscaler", webName, &scaler)
+	var config struct {
+		Rules []struct {
+			Name struct {
+				As string `json:"as"`
+			} `json:"name"`
+			MetricsQuery string `json:"metricsQuery"`
+		} `json:"rules"`
+	}
+	text, err := rules()
+	if err == nil {
+		err = yaml.Unmarshal(text, &config)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(config.Rules) != 1 || !strings.Contains(config.Rules[0].MetricsQuery, demoRange) {
+		t.Fatalf("the rules are not one over %s:\n%s", demoRange, text)
+	}
+	pods := scaler.Spec.Metrics[0].Pods
+	if got, want := config.Rules[0].Name.As, pods.Metric.Name; got != want {
+		t.Errorf("the rule makes the metric %s, and the HPA reads %s", got, want)
+	}
+	target := pods.Target.AverageValue.AsApproximateFloat64()
+	if got := int(math.Ceil(loadRate / target)); got != loadPods {
+		t.Errorf("%d requests a second are for %d pods, want %d", loadRate, got, loadPods)
+	}
+	if got := int(math.Ceil(calmRate / target)); got != int(*scaler.Spec.MinReplicas) {
+		t.Errorf("%d requests a second are for %d pods, want the least, %d", calmRate, got, *scaler.Spec.MinReplicas)
+	}
+}
+
+// What the manifests have in minutes takes the demo seconds, and nobody but the story moves the
+// load.
+func TestHasten(t *testing.T) {
+	root, err := env.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := render(t.Context(), filepath.Join(binDir(root), "kubectl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &demo{opts: Options{}.withDefaults()}
+	got := map[string]any{}
+	for _, o := range objects {
+		if err := d.hasten(o); err != nil {
+			t.Fatal(err)
+		}
+		for _, field := range [][]string{
+			{"Deployment", loaderName, "spec", "replicas"},
+			{"Deployment", simulatorName, "spec", "replicas"},
+			{"Deployment", webName, "spec", "replicas"},
+			{"HorizontalPodAutoscaler", webName, "spec", "behavior", "scaleDown", "stabilizationWindowSeconds"},
+			{"HorizontalPodAutoscaler", workerName, "spec", "behavior", "scaleDown", "stabilizationWindowSeconds"},
+			{"ExternalMetric", metricName, "spec", "maxAge"},
+		} {
+			if o.GetKind() != field[0] || o.GetName() != field[1] {
+				continue
+			}
+			if value, found, err := unstructured.NestedFieldNoCopy(o.Object, field[2:]...); err != nil || found {
+				got[o.GetKind()+" "+o.GetName()] = value
+			}
+		}
+	}
+	want := map[string]any{
+		"Deployment " + loaderName: int64(1), "Deployment " + simulatorName: int64(0),
+		"HorizontalPodAutoscaler " + webName: int64(10), "HorizontalPodAutoscaler " + workerName: int64(8),
+		"ExternalMetric " + metricName: "10s",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the manifests as the demo applies them (-want +got):\n%s", diff)
+	}
+}
+
+// Without its database web serves nobody, and its HPA is not to take it for idle.
+func TestWebOutlastsAnOutage(t *testing.T) {
+	o := Options{Stop: []string{Database}}.withDefaults()
+	if got := o.webStabilization(); got <= o.Outage {
+		t.Errorf("web keeps its pods for %v without requests, and the outage takes %v", got, o.Outage)
 	}
 }

@@ -16,8 +16,6 @@ const (
 	queueInterval   = 500 * time.Millisecond
 	metricInterval  = time.Second
 	historyInterval = time.Second
-	// workInterval is how often the ready workers take messages.
-	workInterval = 250 * time.Millisecond
 	// callLimit bounds a call that measures something.
 	callLimit = 3 * time.Second
 )
@@ -41,14 +39,14 @@ func (d *demo) measureQueue(ctx context.Context) {
 	each(ctx, queueInterval, func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, callLimit)
 		defer cancel()
-		messages, err := d.amazon.depth(ctx)
+		waiting, inWork, err := d.amazon.depth(ctx)
 		if err != nil {
 			klog.FromContext(ctx).Error(err, "Cannot ask the queue for its depth")
 		}
 		d.board.update(func(s *snapshot) {
 			s.queue.known = err == nil
 			if err == nil {
-				s.queue.messages, s.queue.measured = messages, d.board.elapsed()
+				s.queue.messages, s.queue.measured = waiting+inWork, d.board.elapsed()
 			}
 		})
 	})
@@ -72,29 +70,6 @@ func (d *demo) measureMetric(ctx context.Context) {
 // keepHistory adds a point for each second.
 func (d *demo) keepHistory(ctx context.Context) {
 	each(ctx, historyInterval, func(context.Context) { d.board.update((*snapshot).remember) })
-}
-
-// work does what the simulated workers cannot: takes messages from the queue, at
-// the rate of those that are ready.
-func (d *demo) work(ctx context.Context) {
-	var due float64 // messages
-	last := time.Now()
-	each(ctx, workInterval, func(ctx context.Context) {
-		now := time.Now()
-		ready := d.board.look().workers.ready
-		// After a stall of this program no worker makes up for the time.
-		elapsed := min(now.Sub(last), 2*workInterval)
-		last = now
-		due += elapsed.Seconds() * d.opts.Rate * float64(ready)
-		if ready == 0 {
-			due = 0
-		}
-		messages := int(due)
-		due -= float64(messages)
-		if err := d.amazon.consume(ctx, messages, ready); err != nil && ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Cannot take messages from the queue")
-		}
-	})
 }
 
 // usage is what the adapter answered and asked so far.

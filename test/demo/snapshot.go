@@ -13,10 +13,14 @@ type phase int
 const (
 	starting phase = iota
 	idle
+	loading
+	outage
 	sending
 	rising
 	draining
 	falling
+	calm
+	waves
 	done
 )
 
@@ -24,10 +28,14 @@ const (
 var phases = [...]struct{ word, title string }{
 	starting: {"start", "Kubernetes, an AWS stand-in and the adapter start"},
 	idle:     {"idle", "the queue is empty, and the HPA takes the workers to 0"},
-	sending:  {"send", "a burst of messages comes"},
+	loading:  {"load", fmt.Sprintf("%d requests a second come, and the HPA takes web to %d pods", loadRate, loadPods)},
+	outage:   {"away", "one part after the other stops for a while"},
+	sending:  {"send", "a burst of orders comes"},
 	rising:   {"up", fmt.Sprintf("the HPA takes the workers from 0 to %d", maxWorkers)},
 	draining: {"drain", "the workers empty the queue"},
 	falling:  {"down", "the queue is empty, and the HPA takes the workers back to 0"},
+	calm:     {"calm", "the load is gone, and the HPA takes web back to 1 pod"},
+	waves:    {"waves", "the load rises and falls like a day"},
 	done:     {"done", fmt.Sprintf("the HPA took the workers from 0 to %d and back to 0", maxWorkers)},
 }
 
@@ -46,6 +54,14 @@ type snapshot struct {
 	metric  depth
 	hpa     hpa
 	workers workers
+	// web are the replicas of the web tier, which another HPA has.
+	web workers
+	// entered is when the phase began.
+	entered time.Time
+	// away is the part that is stopped now, empty if none is.
+	away string
+	// page is the URL of the live page, empty if there is none.
+	page string
 	// history has a point for each second since the workers were first seen.
 	history []point
 	// summary is nil before the end.
@@ -79,7 +95,7 @@ type hpa struct {
 	eventAt time.Duration
 }
 
-// workers are the replicas of the Deployment.
+// workers are the replicas of a Deployment.
 type workers struct {
 	known bool
 	// desired is what the HPA last wrote, running is how many pods there are.
@@ -134,7 +150,7 @@ func (b *board) step(text string) {
 
 // enter begins a phase.
 func (b *board) enter(p phase) {
-	b.update(func(s *snapshot) { s.phase = p })
+	b.update(func(s *snapshot) { s.phase, s.entered = p, time.Now() })
 	b.step(p.title())
 }
 

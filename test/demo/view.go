@@ -95,7 +95,7 @@ func labelled(label string, rest ...span) row {
 func (s *snapshot) screen(width, height int) []row {
 	rows := []row{
 		{{"tidegauge demo", bold}, {"  " + clock(s.elapsed) + "  ", plain}, {s.phase.title(), s.phaseStyle()}},
-		nil,
+		s.subtitle(),
 	}
 	if s.phase == starting {
 		rows = append(rows, s.stepRows(height-len(rows))...)
@@ -105,6 +105,17 @@ func (s *snapshot) screen(width, height int) []row {
 		rows = append(rows, s.closingRows()...)
 	}
 	return rows[:min(len(rows), max(height, 0))]
+}
+
+// subtitle says what is away, and else where the page is.
+func (s *snapshot) subtitle() row {
+	switch {
+	case s.away != "":
+		return row{{s.away + " is stopped", yellow}}
+	case s.page != "":
+		return row{{s.page, faint}}
+	}
+	return nil
 }
 
 func (s *snapshot) phaseStyle() style {
@@ -128,15 +139,19 @@ func (s *snapshot) numberRows() []row {
 	if s.hpa.average != "" {
 		average = row{{s.hpa.average, bold}, {fmt.Sprintf(" a worker, and wants %d", perWorker), plain}}
 	}
-	w := s.workers
-	bar := strings.Repeat("■", w.ready) + strings.Repeat("□", max(0, w.desired-w.ready))
 	return []row{
 		labelled("queue", s.queue.spans("")...),
 		labelled("CloudWatch", s.metric.spans(s.age())...),
 		labelled("the HPA sees", average...),
-		labelled("workers", span{fmt.Sprintf("desired %d, ready %d  ", w.desired, w.ready), bold}, span{bar, green}),
+		s.workers.row("workers"),
+		s.web.row("web"),
 		nil,
 	}
+}
+
+func (w workers) row(name string) row {
+	bar := strings.Repeat("■", w.ready) + strings.Repeat("□", max(0, w.desired-w.ready))
+	return labelled(name, span{fmt.Sprintf("desired %d, ready %d  ", w.desired, w.ready), bold}, span{bar, green})
 }
 
 func (d depth) spans(age string) row {
@@ -189,14 +204,20 @@ func (s *snapshot) eventText() string {
 	return fmt.Sprintf("%.0f s ago: %s", max(0, s.elapsed-s.hpa.eventAt).Seconds(), s.hpa.event)
 }
 
-// line is the snapshot in one line.
+// line is the snapshot in one line: of the pods those that are ready, of those that are desired.
 func (s *snapshot) line() string {
-	desired, ready := "-", "-"
-	if s.workers.known {
-		desired, ready = strconv.Itoa(s.workers.desired), strconv.Itoa(s.workers.ready)
+	desired, ready := s.workers.texts()
+	webDesired, webReady := s.web.texts()
+	return fmt.Sprintf("%s  %-5s  queue %5s  CloudWatch %5s  HPA sees %5s/%d  workers %2s of %2s  web %2s of %2s",
+		seconds(s.elapsed), s.phase, s.queue, s.metric, cmp.Or(s.hpa.average, "-"), perWorker, ready, desired, webReady, webDesired)
+}
+
+// texts are the numbers, or dashes for what is not known.
+func (w workers) texts() (desired, ready string) {
+	if !w.known {
+		return "-", "-"
 	}
-	return fmt.Sprintf("%s  %-5s  queue %5s  CloudWatch %5s  HPA sees %5s/%d  desired %2s  ready %2s",
-		seconds(s.elapsed), s.phase, s.queue, s.metric, cmp.Or(s.hpa.average, "-"), perWorker, desired, ready)
+	return strconv.Itoa(w.desired), strconv.Itoa(w.ready)
 }
 
 func (d depth) String() string {

@@ -24,6 +24,7 @@ func half() snapshot {
 			eventAt:   81 * time.Second,
 		},
 		workers: workers{known: true, desired: 10, running: 10, ready: 8},
+		web:     workers{known: true, desired: 3, running: 3, ready: 2},
 		history: []point{{0, 1}, {0, 0}, {1000, 0}, {990, 4}, {820, 4}, {612, 8}},
 	}
 }
@@ -36,6 +37,7 @@ func over() snapshot {
 	s.summary = &summary{
 		up: 11100 * time.Millisecond, down: 10200 * time.Millisecond, late: 10900 * time.Millisecond,
 		usage: usage{reads: 25, waited: 1, calls: 26, metrics: 52},
+		webUp: 11300 * time.Millisecond, webDown: 17400 * time.Millisecond, orders: worked{}.verdict(1000),
 	}
 	return s
 }
@@ -55,6 +57,7 @@ queue        nothing yet
 CloudWatch   nothing yet
 the HPA sees no average: there was no worker to divide by
 workers      desired 0, ready 0
+web          desired 0, ready 0
 
 queue      1
 
@@ -84,6 +87,7 @@ queue        612 messages
 CloudWatch   640 messages, measured 3 s ago
 the HPA sees 76.5 a worker, and wants 30
 workers      desired 10, ready 8  ■■■■■■■■□□
+web          desired 3, ready 2  ■■□
 
 queue   1000   ██▄
                ███▇
@@ -102,9 +106,9 @@ queue        612 messages
 CloudWatch   640 messages, mea
 the HPA sees 76.5 a worker, an
 workers      desired 10, ready
+web          desired 3, ready
 
 queue   1000 ▁▁██▇▅
-ready     10 ▂▁▁▄▄▇
 `},
 		"the end": {snapshot: over(), width: 80, height: 24, want: `
 tidegauge demo  1:23  the HPA took the workers from 0 to 10 and back to 0
@@ -113,6 +117,7 @@ queue        0 messages
 CloudWatch   0 messages, measured 1 s ago
 the HPA sees no average: there was no worker to divide by
 workers      desired 0, ready 0
+web          desired 3, ready 2  ■■□
 
 queue   1000   ██▄
                ███▇
@@ -121,11 +126,13 @@ ready     10      ▄
                 ▂▂█
              ▃▁▁███
 
+1 → 3 web pods in 11.3 s, and back to 1 in 17.4 s after the load.
 0 → 10 workers in 11.1 s, from the first message until all were ready.
 10 → 0 workers in 10.2 s; the last one left 10.9 s after the last message.
 The HPA read the metric 25 times, 24 of them from the adapter's memory.
 The adapter asked CloudWatch 26 times, for 52 metrics: $0.00052.
 Asked once a minute, as in production: $0.88 a month for any number of HPAs.
+All 1000 orders are processed, each once (duplicates: 0, restarts: 0).
 `},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -177,9 +184,9 @@ func TestLine(t *testing.T) {
 		snapshot snapshot
 		want     string
 	}{
-		"before anything": {snapshot{}, "   0.0s  start  queue     -  CloudWatch     -  HPA sees     -/30  desired  -  ready  -"},
-		"in the middle":   {half(), "  83.4s  up     queue   612  CloudWatch   640  HPA sees  76.5/30  desired 10  ready  8"},
-		"the end":         {over(), "  83.4s  done   queue     0  CloudWatch     0  HPA sees     -/30  desired  0  ready  0"},
+		"before anything": {snapshot{}, "   0.0s  start  queue     -  CloudWatch     -  HPA sees     -/30  workers  - of  -  web  - of  -"},
+		"in the middle":   {half(), "  83.4s  up     queue   612  CloudWatch   640  HPA sees  76.5/30  workers  8 of 10  web  2 of  3"},
+		"the end":         {over(), "  83.4s  done   queue     0  CloudWatch     0  HPA sees     -/30  workers  0 of  0  web  2 of  3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(test.want, test.snapshot.line()); diff != "" {

@@ -13,7 +13,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// watch writes what the cluster says about the workers and their HPA to the board
+// watch writes what the cluster says about the two tiers and the workers' HPA to the board
 // until ctx is done.
 func (d *demo) watch(ctx context.Context) {
 	factory := informers.NewSharedInformerFactoryWithOptions(d.cluster.Client(), 0, informers.WithNamespace(namespace))
@@ -39,21 +39,44 @@ func (d *demo) watch(ctx context.Context) {
 func (d *demo) see(object any) {
 	switch o := object.(type) {
 	case *appsv1.Deployment:
-		d.seeWorkers(o)
+		d.seeReplicas(o)
 	case *autoscalingv2.HorizontalPodAutoscaler:
+		if o.Name != workerName {
+			return
+		}
 		d.board.update(func(s *snapshot) { s.hpa.average, s.hpa.condition = averageOf(o), conditionOf(o) })
 	case *corev1.Event:
 		if o.InvolvedObject.Kind == "HorizontalPodAutoscaler" {
-			at := d.board.elapsed()
-			d.board.update(func(s *snapshot) { s.hpa.event, s.hpa.eventAt = o.Reason+": "+o.Message, at })
+			d.seeEvent(o)
 		}
 	}
 }
 
-func (d *demo) seeWorkers(o *appsv1.Deployment) {
+// rescaled is the reason of an HPA's Event when it changed the replicas.
+const rescaled = "SuccessfulRescale"
+
+func (d *demo) seeEvent(o *corev1.Event) {
+	switch text := o.Reason + ": " + o.Message; {
+	case o.InvolvedObject.Name == workerName:
+		at := d.board.elapsed()
+		d.board.update(func(s *snapshot) { s.hpa.event, s.hpa.eventAt = text, at })
+	case o.InvolvedObject.Name == webName && o.Reason == rescaled:
+		d.board.step("HPA of web: " + text)
+	}
+}
+
+func (d *demo) seeReplicas(o *appsv1.Deployment) {
 	now := workers{known: true, running: int(o.Status.Replicas), ready: int(o.Status.ReadyReplicas)}
 	if o.Spec.Replicas != nil {
 		now.desired = int(*o.Spec.Replicas)
+	}
+	switch o.Name {
+	case webName:
+		d.board.update(func(s *snapshot) { s.web = now })
+		return
+	case workerName:
+	default:
+		return
 	}
 	if err := d.course.moved(now.desired); err != nil {
 		d.fail(err)

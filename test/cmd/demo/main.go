@@ -1,5 +1,5 @@
-// Command demo shows a real HPA that scales the workers of a queue from 0 to 10 and
-// back, live, and leaves nothing running.
+// Command demo shows real HPAs that scale the workers of a queue from 0 to 10 and a web tier
+// from 1 pod to 3, and back, live, and leaves nothing running.
 package main
 
 import (
@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -45,12 +46,13 @@ func newCommand() *cobra.Command {
 	var lines bool
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Show a real HPA take workers from 0 to 10 and back by the depth of a queue",
-		Long: `Starts a Kubernetes control plane, an AWS stand-in and the adapter on 127.0.0.1,
-applies the manifests of deploy/demo/queue, sends messages to the queue, and shows
-what the HPA does. The workers' pods are simulated; the demo takes the messages from
-the queue at a rate for each ready pod. It stops by itself and leaves nothing
-running. The exit status says whether the HPA did what it should.`,
+		Short: "Show real HPAs take a shop's web tier and its workers up and down",
+		Long: `Starts a Kubernetes control plane, Prometheus, an AWS stand-in with a load balancer
+and the adapter on 127.0.0.1, applies the manifests of deploy/demo/overlays/after, puts
+load on the shop, places a burst of orders, and shows what the HPAs do, here and on a
+page whose address it writes. The shop's pods are processes of this machine. It stops by
+itself and leaves nothing running. The exit status says whether the HPAs did what they
+should, and every order was processed.`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -62,10 +64,15 @@ running. The exit status says whether the HPA did what it should.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.IntVar(&o.Messages, "messages", demo.DefaultMessages, "messages to send")
+	flags.IntVar(&o.Messages, "messages", demo.DefaultMessages, "orders in the burst, each a message")
 	flags.Float64Var(&o.Rate, "rate", demo.DefaultRate, "messages that a ready worker handles in a second")
 	flags.BoolVar(&lines, "plain", false, "write line by line, as into a pipe, also on a terminal")
-	flags.DurationVar(&o.Timeout, "timeout", demo.DefaultTimeout, "give up after that long")
+	flags.DurationVar(&o.Timeout, "timeout", demo.DefaultTimeout, "give up after that long, without --stop and --for")
+	flags.BoolVar(&o.Page, "page", true, "serve the live page on 127.0.0.1")
+	flags.StringSliceVar(&o.Stop, "stop", nil, "parts to stop one after the other in mid-demo: "+strings.Join(demo.Parts(), ", "))
+	flags.DurationVar(&o.Outage, "outage", demo.DefaultOutage, "how long each part of --stop is away")
+	flags.DurationVar(&o.For, "for", 0, "go on for that long after the story, with a load like a day's")
+	flags.DurationVar(&o.Period, "period", demo.DefaultPeriod, "how long such a day is")
 	return cmd
 }
 
