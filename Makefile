@@ -19,7 +19,7 @@ help: ## List the targets
 ##@ See it
 
 .PHONY: demo
-demo: build kube ## A real HPA takes workers from 0 to 10 and back by queue depth, live
+demo: build kube ## Real HPAs take a web tier from 1 pod to 3 and its workers from 0 to 10, and back, live
 	@$(BIN)/demo
 
 .PHONY: up
