@@ -63,6 +63,10 @@ bench: build kube ## Measure the adapter on the real control plane; fail if a re
 soak: build kube $(if $(RACE),$(BIN)/race/adapter) ## Run the adapter while faults come and go, and check what must hold (10 minutes; SOAK="--for 3m --seed 7")
 	@$(BIN)/soak $(if $(RACE),--adapter $(BIN)/race/adapter) $(SOAK)
 
+.PHONY: graceful
+graceful: build kube $(NODE) ## Measure what a graceful stop is worth, on a real node; write the figures into docs/graceful-stop.md (6 minutes; GRACEFUL="--parts")
+	@$(BIN)/graceful --page docs/graceful-stop.md $(GRACEFUL)
+
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Run the linters over all modules
 	$(BIN)/golangci-lint run ./...
