@@ -83,7 +83,7 @@ func TestGatedPodsOfARealControlPlane(t *testing.T) {
 	opts := Defaults()
 	opts.Client, opts.Namespace, opts.Service, opts.Port = c.Client(), "shop", "web", "http"
 	opts.Health.Interval, opts.Health.Timeout = time.Second, 500*time.Millisecond
-	opts.Requeue, opts.RegistrationLag, opts.DeregistrationDelay = 500*time.Millisecond, 500*time.Millisecond, time.Second
+	opts.Requeue, opts.RegistrationLag, opts.DeregistrationDelay = 500*time.Millisecond, 500*time.Millisecond, 5*time.Second
 	opts.Dial = to(app)
 	b, err := Start(t.Context(), opts)
 	if err != nil {
