@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -250,7 +251,7 @@ func (k *known) metricsOf(r engine.Request) []knownMetric {
 func (k *known) describe(a asked) knownQuery {
 	r, s := a.request, a.state
 	d := knownQuery{
-		Metrics: a.metrics, Source: r.Source, Backend: r.Query.Backend(), Query: r.Query.Key(),
+		Metrics: a.metrics, Source: r.Source, Backend: strings.TrimSpace(r.Query.Backend()), Query: r.Query.Key(),
 		Fetched: s.Answer.Fetched, Next: s.Due, FailingSince: s.Since,
 		IntervalSeconds: r.Interval.Seconds(), MaxAgeSeconds: r.MaxAge.Seconds(),
 	}
