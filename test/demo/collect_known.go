@@ -72,8 +72,6 @@ func metricsOf(text []byte) ([]page.Metric, error) {
 	return metrics, nil
 }
 
-// sourceOf is the source and its backend, of which CloudWatch's is blank where the client's own
-// region and account are meant.
-func sourceOf(q knownQuery) string {
-	return strings.TrimSpace(q.Source + " " + strings.TrimSpace(q.Backend))
-}
+// sourceOf is the source and its backend, which is empty where the client's own region and
+// account are meant.
+func sourceOf(q knownQuery) string { return strings.TrimSpace(q.Source + " " + q.Backend) }
