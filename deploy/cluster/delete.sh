@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# Deletes a cluster and whatever was made for it, in the order in which it can be deleted, and says
+# what is left that costs.
+#
+#   deploy/cluster/delete.sh eksctl tidegauge-hpa      # one of eksctl/
+#   deploy/cluster/delete.sh cdk tidegauge-hpa         # the stack of cdk/
+#   deploy/cluster/delete.sh orders                    # the stack of cloudformation/orders.yaml
+#
+# --yes does not ask before. It can be run again after a failure. It needs the AWS CLI and its
+# region (AWS_REGION), kubectl, and eksctl or npm.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+say() { printf '\n== %s\n' "$*"; }
+
+usage() {
+	sed -n '2,/^set /s/^# \{0,1\}//p' delete.sh >&2
+	exit 2
+}
+
+# What the cluster's controllers made in AWS is theirs to delete, while they still run.
+empty() {
+	local kind
+	say "load balancers, volumes and nodes that the cluster made"
+	kube() { kubectl --kubeconfig "$kubeconfig" "$@"; }
+	# Finalizers hold each object until the controller has deleted what it stands for.
+	kube delete ingress --all --all-namespaces --timeout=10m
+	for kind in gateways.gateway.networking.k8s.io nodepools.karpenter.sh; do
+		if kube get crd "$kind" >/dev/null 2>&1; then
+			kube get "$kind" --all-namespaces --no-headers -o custom-columns=N:.metadata.namespace,M:.metadata.name |
+				while read -r namespace name; do
+					if [[ $namespace == "<none>" ]]; then namespace=default; fi
+					kube delete "$kind" "$name" --namespace "$namespace" --timeout=20m
+				done
+		fi
+	done
+	kube get service --all-namespaces -o 'jsonpath={range .items[?(@.spec.type=="LoadBalancer")]}{.metadata.namespace} {.metadata.name}{"\n"}{end}' |
+		while read -r namespace name; do
+			kube delete service "$name" --namespace "$namespace" --timeout=10m
+		done
+	# A claim that a pod uses goes when the pod does.
+	kube delete persistentvolumeclaim --all --all-namespaces --wait=false
+}
+
+has_stack() { aws cloudformation describe-stacks --stack-name "$1" >/dev/null 2>&1; }
+
+delete_stack() {
+	if has_stack "$1"; then
+		say "stack $1"
+		aws cloudformation delete-stack --stack-name "$1"
+		aws cloudformation wait stack-delete-complete --stack-name "$1"
+	fi
+}
+
+# What still says that it is the cluster's. A few minutes after the end that may be what is gone.
+leftovers() {
+	local key arns
+	say "what is left"
+	arns=$(for key in tidegauge.dev/cluster elbv2.k8s.aws/cluster eks:eks-cluster-name; do
+		aws resourcegroupstaggingapi get-resources --tag-filters "Key=$key,Values=$1" \
+			--query 'ResourceTagMappingList[].ResourceARN' --output text | tr '\t' '\n'
+	done | sed '/^$/d; /^None$/d' | sort -u)
+	if [[ -n $arns ]]; then
+		printf '%s\n' "$arns"
+		echo "these have the tags of $1: delete them, or ask again in some minutes" >&2
+		return 1
+	fi
+	echo "nothing"
+}
+
+yes=
+words=()
+for word in "$@"; do
+	case $word in
+	--yes) yes=1 ;;
+	-*) usage ;;
+	*) words+=("$word") ;;
+	esac
+done
+road=${words[0]:-} cluster=${words[1]:-}
+case "$road ${#words[@]}" in
+"eksctl 2" | "cdk 2" | "orders 1") ;;
+*) usage ;;
+esac
+
+account=$(aws sts get-caller-identity --query Account --output text)
+region=$(aws configure get region 2>/dev/null || true)
+region=${AWS_REGION:-$region}
+: "${region:?say which region: AWS_REGION}"
+export AWS_REGION=$region
+if [[ -z $yes ]]; then
+	read -r -p "Delete ${cluster:-the queues and images of orders} in account $account, region $region? Type yes: " answer || answer=
+	if [[ $answer != yes ]]; then
+		echo "nothing was deleted" >&2
+		exit 1
+	fi
+fi
+
+if [[ $road == orders ]]; then
+	delete_stack tidegauge-orders
+	exit
+fi
+
+if aws eks describe-cluster --name "$cluster" >/dev/null 2>&1; then
+	kubeconfig=$(mktemp)
+	trap 'rm -f "$kubeconfig"' EXIT
+	aws eks update-kubeconfig --name "$cluster" --kubeconfig "$kubeconfig" >/dev/null
+	empty
+	if [[ $road == eksctl ]] && has_stack "$cluster-elb"; then
+		# They have a security group and a target group of that stack, which has the cluster's VPC.
+		say "nodes behind the load balancer of $cluster-elb"
+		eksctl delete nodegroup --cluster "$cluster" --region "$region" --name review --disable-eviction --wait
+	fi
+fi
+delete_stack "$cluster-elb"
+delete_stack "$cluster-karpenter"
+
+if [[ $road == cdk ]]; then
+	say "stack $cluster"
+	(cd cdk && npm ci --silent && npm run --silent build && npx cdk destroy --force --context "cluster=$cluster" "$cluster")
+elif aws eks describe-cluster --name "$cluster" >/dev/null 2>&1 || has_stack "eksctl-$cluster-cluster"; then
+	say "cluster $cluster"
+	eksctl delete cluster --name "$cluster" --region "$region" --disable-nodegroup-eviction --wait
+	# It is no part of eksctl's stack, and what is in it costs.
+	aws logs delete-log-group --log-group-name "/aws/eks/$cluster/cluster" 2>/dev/null || true
+fi
+leftovers "$cluster"
