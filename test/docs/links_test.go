@@ -68,6 +68,8 @@ func markdown(t *testing.T, dir string) []string {
 			return err
 		case entry.IsDir() && strings.HasPrefix(entry.Name(), ".") && entry.Name() != ".github" && path != dir:
 			return filepath.SkipDir
+		case entry.IsDir() && entry.Name() == "node_modules":
+			return filepath.SkipDir
 		case strings.HasSuffix(path, ".md"):
 			page, err := filepath.Rel(dir, path)
 			pages = append(pages, page)
