@@ -15,13 +15,18 @@ import (
 
 // foreign are the groups whose kinds are neither Kubernetes' nor ours. Their schemas are
 // their projects'.
-var foreign = []string{"cert-manager.io", "monitoring.coreos.com"}
+var foreign = []string{
+	"cert-manager.io", "monitoring.coreos.com",
+	"gateway.networking.k8s.io", "gateway.k8s.aws",
+	"helm.toolkit.fluxcd.io", "kustomize.toolkit.fluxcd.io", "source.toolkit.fluxcd.io",
+}
 
 // noManifests are the YAML files of deploy that nobody gives to an API server.
 var noManifests = []string{
 	"deploy/demo/prometheus/adapter.yaml", "deploy/demo/prometheus/prometheus.yaml",
 	"deploy/hpa/values.yaml", "deploy/hpa/values-resource.yaml",
 	"deploy/kustomize/example/config.yaml",
+	"deploy/review-app/workflow.yaml",
 }
 
 // TestEveryVersion holds all that the chart renders and all of deploy against every version

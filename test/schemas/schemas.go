@@ -42,13 +42,13 @@ func Kinds() []schema.GroupVersionKind {
 		group, version string
 		kinds          []string
 	}{
-		{"", "v1", []string{"ConfigMap", "Namespace", "Secret", "Service", "ServiceAccount"}},
+		{"", "v1", []string{"ConfigMap", "LimitRange", "Namespace", "ResourceQuota", "Secret", "Service", "ServiceAccount"}},
 		{"admissionregistration.k8s.io", "v1", []string{"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}},
 		{"apiextensions.k8s.io", "v1", []string{"CustomResourceDefinition"}},
 		{"apiregistration.k8s.io", "v1", []string{"APIService"}},
 		{"apps", "v1", []string{"Deployment"}},
 		{"autoscaling", "v2", []string{"HorizontalPodAutoscaler"}},
-		{"networking.k8s.io", "v1", []string{"NetworkPolicy"}},
+		{"networking.k8s.io", "v1", []string{"Ingress", "NetworkPolicy"}},
 		{"policy", "v1", []string{"PodDisruptionBudget"}},
 		{"rbac.authorization.k8s.io", "v1", []string{"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}},
 	} {
