@@ -1,0 +1,320 @@
+package waysin
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+
+	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/gitops/modules"
+)
+
+// demo is the application that all but one of the ways lead to.
+const demo = "deploy/demo/overlays/after"
+
+func path(t *testing.T, name string) string {
+	t.Helper()
+	root, err := env.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(root, filepath.FromSlash(name))
+}
+
+func read(t *testing.T, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(path(t, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// files are those of deploy/ingress.
+func files(t *testing.T) []string {
+	t.Helper()
+	all, err := filepath.Glob(path(t, "deploy/ingress/*.yaml"))
+	if err != nil || len(all) == 0 {
+		t.Fatalf("deploy/ingress has no files: %v", err)
+	}
+	for i := range all {
+		all[i] = "deploy/ingress/" + filepath.Base(all[i])
+	}
+	return all
+}
+
+// kubectl runs it as an administrator, or without a cluster.
+func kubectl(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	dir := os.Getenv(env.BinVariable)
+	if dir == "" {
+		dir = path(t, ".bin")
+	}
+	out, err := exec.CommandContext(t.Context(), filepath.Join(dir, "kubectl"), args...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return string(out), nil
+}
+
+// TestManifestsApply gives every file to the API server, which knows the kinds of the Gateway
+// API and, as far as they are used, of the AWS Load Balancer Controller. kubectl has it refuse
+// fields that a kind has not.
+func TestManifestsApply(t *testing.T) {
+	running(t)
+	crds, err := modules.GatewayAPI.CRDs(t.Context(), "gatewayclasses", "gateways", "httproutes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range append(crds, read(t, "test/reviewapp/testdata/gateway.k8s.aws.yaml")) {
+		if err := bed.cluster.Apply(t.Context(), text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	as := []string{"--kubeconfig", bed.cluster.Kubeconfig(), "--cache-dir", filepath.Join(bed.dir, "kubectl")}
+	apply := func(what ...string) error {
+		_, err := kubectl(t, slices.Concat(as, []string{"apply", "--server-side"}, what)...)
+		return err
+	}
+	if err := apply("-k", path(t, demo)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, ns := range []string{"orders", "books", "gateways"} {
+			_, err := exec.CommandContext(context.WithoutCancel(t.Context()), filepath.Join(bed.cluster.Binaries(), "kubectl"),
+				append(slices.Clone(as), "delete", "namespace", ns, "--wait=false")...).CombinedOutput()
+			if err != nil {
+				t.Errorf("namespace %s: %v", ns, err)
+			}
+		}
+	})
+	for _, file := range files(t) {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			eventually(t, "its kinds are known", func() error { return apply("-f", path(t, file)) })
+		})
+	}
+}
+
+// object is what of a manifest refers to another one.
+type object struct {
+	Kind     string
+	Metadata struct{ Name, Namespace string }
+	Spec     struct {
+		GatewayClassName string
+		Infrastructure   struct{ ParametersRef struct{ Kind, Name string } }
+		Listeners        []struct{ Name, Hostname string }
+		ParentRefs       []struct{ Name, Namespace, SectionName string }
+		Hostnames        []string
+		Rules            []struct {
+			BackendRefs []struct {
+				Name string
+				Port int32
+			}
+		}
+		TargetReference      struct{ Name string }
+		DefaultConfiguration struct {
+			HealthCheckConfig     struct{ HealthCheckPath string }
+			TargetGroupAttributes []struct{ Key, Value string }
+		}
+	}
+}
+
+func (o object) name() string { return o.Kind + " " + o.Metadata.Namespace + "/" + o.Metadata.Name }
+
+// manifests are the objects of a file and of the application.
+func manifests(t *testing.T, file string) (own, all []*unstructured.Unstructured) {
+	t.Helper()
+	text, err := kubectl(t, "kustomize", path(t, demo))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, source := range [][]byte{read(t, file), []byte(text)} {
+		objects, err := env.ParseObjects(source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if own == nil {
+			own = objects
+		}
+		all = append(all, objects...)
+	}
+	return own, all
+}
+
+func decode[T any](t *testing.T, o *unstructured.Unstructured) T {
+	t.Helper()
+	var into T
+	text, err := o.MarshalJSON()
+	if err == nil {
+		err = yaml.Unmarshal(text, &into)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return into
+}
+
+// TestManifestsAgree shows that whatever a file says of another object is so.
+func TestManifestsAgree(t *testing.T) {
+	for _, file := range files(t) {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			own, all := manifests(t, file)
+			names := map[string]object{}
+			services := map[string]corev1.Service{}
+			for _, o := range all {
+				decoded := decode[object](t, o)
+				names[decoded.name()] = decoded
+				if o.GetKind() == "Service" {
+					services[o.GetNamespace()+"/"+o.GetName()] = decode[corev1.Service](t, o)
+				}
+			}
+			for _, o := range own {
+				if ns := o.GetNamespace(); ns != "" && names["Namespace /"+ns].Kind == "" {
+					t.Errorf("%s %s: there is no namespace %s", o.GetKind(), o.GetName(), ns)
+				}
+				switch o.GetKind() {
+				case "Service":
+					agreeService(t, decode[corev1.Service](t, o), all)
+				case "Ingress":
+					agreeIngress(t, decode[networkingv1.Ingress](t, o), services)
+				default:
+					agreeGateway(t, decode[object](t, o), names, services)
+				}
+			}
+		})
+	}
+}
+
+// agreeService looks for the pods.
+func agreeService(t *testing.T, s corev1.Service, all []*unstructured.Unstructured) {
+	t.Helper()
+	for _, o := range all {
+		if o.GetKind() != "Deployment" || o.GetNamespace() != s.Namespace {
+			continue
+		}
+		d := decode[appsv1.Deployment](t, o)
+		if d.Spec.Template.Labels["app"] != s.Spec.Selector["app"] {
+			continue
+		}
+		for _, p := range s.Spec.Ports {
+			if !slices.ContainsFunc(d.Spec.Template.Spec.Containers[0].Ports, func(c corev1.ContainerPort) bool { return c.Name == p.TargetPort.StrVal }) {
+				t.Errorf("Service %s: the pods have no port %s", s.Name, p.TargetPort.StrVal)
+			}
+		}
+		return
+	}
+	t.Errorf("Service %s selects no pods", s.Name)
+}
+
+func agreeIngress(t *testing.T, i networkingv1.Ingress, services map[string]corev1.Service) {
+	t.Helper()
+	targets := i.Annotations["alb.ingress.kubernetes.io/target-type"]
+	for _, rule := range i.Spec.Rules {
+		for _, p := range rule.HTTP.Paths {
+			s, ok := services[i.Namespace+"/"+p.Backend.Service.Name]
+			if !ok || !slices.ContainsFunc(s.Spec.Ports, func(o corev1.ServicePort) bool { return o.Name == p.Backend.Service.Port.Name }) {
+				t.Errorf("Ingress %s: there is no Service %s with a port %s", i.Name, p.Backend.Service.Name, p.Backend.Service.Port.Name)
+			}
+			if (targets == "instance") != (s.Spec.Type == corev1.ServiceTypeNodePort) {
+				t.Errorf("Ingress %s has targets of type %s, and the Service is %s", i.Name, targets, s.Spec.Type)
+			}
+			// What the Ingress does not say, the Service does.
+			set := maps.Clone(s.Annotations)
+			if set == nil {
+				set = map[string]string{}
+			}
+			maps.Copy(set, i.Annotations)
+			wantHealth(t, i.Name, set["alb.ingress.kubernetes.io/healthcheck-path"], set["alb.ingress.kubernetes.io/target-group-attributes"])
+		}
+	}
+}
+
+// wantHealth is what every way asks for. The delay is less than the 120 s of drain.
+func wantHealth(t *testing.T, name, path, attributes string) {
+	t.Helper()
+	if path != "/healthz" || attributes != "deregistration_delay.timeout_seconds=90" {
+		t.Errorf("%s: health is asked at %q, and the target group has %q", name, path, attributes)
+	}
+}
+
+func agreeGateway(t *testing.T, o object, names map[string]object, services map[string]corev1.Service) {
+	t.Helper()
+	there := func(kind, namespace, name string) object {
+		t.Helper()
+		found, ok := names[object{Kind: kind, Metadata: struct{ Name, Namespace string }{name, namespace}}.name()]
+		if !ok {
+			t.Errorf("%s: there is no %s %s/%s", o.name(), kind, namespace, name)
+		}
+		return found
+	}
+	switch o.Kind {
+	case "Gateway":
+		there("GatewayClass", "", o.Spec.GatewayClassName)
+		there(o.Spec.Infrastructure.ParametersRef.Kind, o.Metadata.Namespace, o.Spec.Infrastructure.ParametersRef.Name)
+	case "TargetGroupConfiguration":
+		there("Service", o.Metadata.Namespace, o.Spec.TargetReference.Name)
+		for _, a := range o.Spec.DefaultConfiguration.TargetGroupAttributes {
+			wantHealth(t, o.name(), o.Spec.DefaultConfiguration.HealthCheckConfig.HealthCheckPath, a.Key+"="+a.Value)
+		}
+	case "HTTPRoute":
+		parent := o.Spec.ParentRefs[0]
+		if parent.Namespace == "" {
+			parent.Namespace = o.Metadata.Namespace
+		}
+		agreeListener(t, o, there("Gateway", parent.Namespace, parent.Name), parent.SectionName)
+		for _, rule := range o.Spec.Rules {
+			for _, b := range rule.BackendRefs {
+				s := services[o.Metadata.Namespace+"/"+b.Name]
+				if !slices.ContainsFunc(s.Spec.Ports, func(p corev1.ServicePort) bool { return p.Port == b.Port }) {
+					t.Errorf("%s: there is no Service %s with a port %d", o.name(), b.Name, b.Port)
+				}
+			}
+		}
+	}
+}
+
+func agreeListener(t *testing.T, route, gateway object, section string) {
+	t.Helper()
+	for _, l := range gateway.Spec.Listeners {
+		if l.Name != section {
+			continue
+		}
+		for _, host := range route.Spec.Hostnames {
+			if !strings.HasSuffix(host, strings.TrimPrefix(l.Hostname, "*")) {
+				t.Errorf("%s: the listener %s is not for %s", route.name(), section, host)
+			}
+		}
+		return
+	}
+	t.Errorf("%s: the Gateway has no listener %s", route.name(), section)
+}
+
+// TestNodePort shows that the load balancer outside and the Service agree, if there is the
+// template.
+func TestNodePort(t *testing.T) {
+	own, _ := manifests(t, "deploy/ingress/node-port.yaml")
+	if s := decode[corev1.Service](t, own[0]); s.Spec.Ports[0].NodePort != 30080 {
+		t.Errorf("the port is %d, want 30080", s.Spec.Ports[0].NodePort)
+	}
+	template, err := os.ReadFile(path(t, "deploy/cluster/cloudformation/elb.yaml"))
+	if err != nil {
+		t.Skip(err)
+	}
+	for _, want := range []string{"30080", "/healthz"} {
+		if !strings.Contains(string(template), want) {
+			t.Errorf("the template does not say %s", want)
+		}
+	}
+}
