@@ -32,7 +32,6 @@ func LonePrometheus(dir, config string, args ...string) (address string, stop fu
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return "", nil, err
 	}
-	//nolint:gosec // The test bed's own binary.
 	cmd := exec.Command(binary, append([]string{
 		"--config.file=" + file, "--storage.tsdb.path=" + filepath.Join(dir, "data"),
 		"--scrape.discovery-reload-interval=100ms", "--web.listen-address=127.0.0.1:0",
