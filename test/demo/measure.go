@@ -37,9 +37,12 @@ func each(ctx context.Context, interval time.Duration, do func(context.Context))
 // measureQueue keeps the board's depth of the queue.
 func (d *demo) measureQueue(ctx context.Context) {
 	each(ctx, queueInterval, func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, callLimit)
+		call, cancel := context.WithTimeout(ctx, callLimit)
 		defer cancel()
-		waiting, inWork, err := d.amazon.depth(ctx)
+		waiting, inWork, err := d.amazon.depth(call)
+		if ctx.Err() != nil {
+			return // The story is over, and what was seen last stays.
+		}
 		if err != nil {
 			klog.FromContext(ctx).Error(err, "Cannot ask the queue for its depth")
 		}
@@ -55,9 +58,12 @@ func (d *demo) measureQueue(ctx context.Context) {
 // measureMetric keeps the board's depth as CloudWatch knows it.
 func (d *demo) measureMetric(ctx context.Context) {
 	each(ctx, metricInterval, func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, callLimit)
+		call, cancel := context.WithTimeout(ctx, callLimit)
 		defer cancel()
-		value, at, err := d.amazon.metric(ctx)
+		value, at, err := d.amazon.metric(call)
+		if ctx.Err() != nil {
+			return
+		}
 		if err != nil {
 			klog.FromContext(ctx).Error(err, "Cannot ask CloudWatch for the depth of the queue")
 		}
