@@ -164,21 +164,37 @@ func sqliteName(file string) string {
 // Close ends the connections.
 func (s *Store) Close() error { return s.db.Close() }
 
-// Ready returns nil if the database answers.
+// Ready returns nil if the database answers and has the tables. A database that was put in
+// the place of another one gets them.
 func (s *Store) Ready(ctx context.Context) error {
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
-	var one int
-	if err := s.db.QueryRowContext(ctx, "SELECT 1").Scan(&one); err != nil {
+	if err := s.ask(ctx); err != nil {
+		s.prepared.Store(false)
 		return fmt.Errorf("asking the database: %w", err)
 	}
 	return nil
 }
 
-// prepare makes the tables, which others may do at the same time.
+// ask returns nil if the tables are there.
+func (s *Store) ask(ctx context.Context) error {
+	var none int
+	err := s.db.QueryRowContext(ctx, "SELECT 1 FROM orders, outbox LIMIT 0").Scan(&none)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	return err
+}
+
+// prepare makes the tables, which others may do at the same time. PostgreSQL wants the right
+// to make them also of who would find them there, so that one looks first.
 func (s *Store) prepare(ctx context.Context) error {
 	if s.prepared.Load() {
+		return nil
+	}
+	if s.ask(ctx) == nil {
+		s.prepared.Store(true)
 		return nil
 	}
 	err := s.transact(ctx, func(tx *sql.Tx) error {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -300,6 +301,48 @@ func TestFullSQLiteStoresNoHalfOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	place(t, s, NewOrder{Item: "tea", Quantity: 1})
+}
+
+// TestTablesAreMadeAgain: a database that was put in the place of another one has none.
+func TestTablesAreMadeAgain(t *testing.T) {
+	s := fresh(t)
+	place(t, s, NewOrder{Item: "tea", Quantity: 1})
+	for _, table := range []string{"outbox", "orders"} {
+		if _, err := s.db.ExecContext(t.Context(), "DROP TABLE "+table); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Ready(t.Context()); err == nil {
+		t.Error("it is ready without its tables")
+	}
+	if err := s.Ready(t.Context()); err != nil {
+		t.Errorf("then it is not ready: %v", err)
+	}
+	place(t, s, NewOrder{Item: "tea", Quantity: 1})
+	wantUnsent(t, s, 1)
+}
+
+// TestUserWhoMayMakeNoTables finds them there.
+func TestUserWhoMayMakeNoTables(t *testing.T) {
+	u, err := url.Parse(os.Getenv(databaseVariable))
+	if err != nil || u.Host == "" {
+		t.Skip("it is for PostgreSQL")
+	}
+	s := fresh(t)
+	for _, statement := range []string{
+		"CREATE ROLE clerk LOGIN PASSWORD 'secret'", "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+		"GRANT SELECT, INSERT, UPDATE, DELETE ON orders, outbox TO clerk",
+	} {
+		if _, err := s.db.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u.User = url.UserPassword("clerk", "secret")
+	clerk := open(t, Options{URL: u.String(), Connections: 1})
+	if err := clerk.Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
+	place(t, clerk, NewOrder{Item: "tea", Quantity: 1})
 }
 
 func TestOpenSaysWhatIsWrong(t *testing.T) {
