@@ -76,7 +76,8 @@ func (l *loop) next(ctx context.Context) error {
 		// What was sent last is not due yet. Who is not always the first to ask sees the
 		// messages of two waves at once, if there are two, and ends one of them.
 		jitter := rand.N(min(l.interval/10, maxJitter) + 1) //nolint:gosec // Nobody has to guess it.
-		wait(ctx, time.Until(l.due)+jitter)
+		// It is no further away, unless the clock was set back.
+		wait(ctx, min(time.Until(l.due), 2*l.interval)+jitter)
 	}
 	got, err := l.queue.receive(ctx, l.poll)
 	if err != nil {
@@ -134,6 +135,10 @@ func (l *loop) begin(ctx context.Context) error {
 	first := position{Due: time.Now()}
 	if done := l.done.Load(); done != nil {
 		first = l.after(*done)
+		if first.check() != nil { // Nobody counts on from a message that said too much.
+			first.Step = 0
+			l.done.Store(nil)
+		}
 	}
 	slog.Info("the queue is empty; a wave begins", "queue", l.queue.name, "step", first.Step, "phase", first.Phase)
 	return l.queue.send(ctx, first)

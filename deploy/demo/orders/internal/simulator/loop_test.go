@@ -407,6 +407,40 @@ func TestWithoutSQSTheLoadStaysAsItIs(t *testing.T) {
 	})
 }
 
+// A message from elsewhere may say the last step that there can be.
+func TestWaveGoesOnAfterTheLastStep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, d := &fakeSQS{}, &driven{}
+		f.put(fmt.Sprintf(`{"step":%d,"phase":0.5}`, math.MaxInt64-1))
+		stop := running(t, d.loop(f, 1))
+		<-time.After(10 * time.Minute)
+		stop()
+		// There are 25 steps of 24 s in it.
+		if got := d.values(); len(got) < 20 || !same(got, sine(30, len(got))) {
+			t.Errorf("%d steps in 10 minutes, want some 25 of one wave: %v", len(got), got)
+		}
+		if f.depth() != 1 {
+			t.Errorf("%d messages, want one", f.depth())
+		}
+	})
+}
+
+// A clock that is set back has the next step far in the future, and its message is there.
+func TestClockSetBackDoesNotStopTheWave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, d := &fakeSQS{}, &driven{}
+		l := d.loop(f, 1)
+		l.due = time.Now().Add(3 * time.Hour)
+		f.put(`{"step":7,"phase":0.1}`)
+		stop := running(t, l)
+		<-time.After(5 * time.Minute)
+		stop()
+		if n := d.len(); n < 9 {
+			t.Errorf("%d steps in 5 minutes, want 10", n)
+		}
+	})
+}
+
 func TestPurgedQueueDoesNotEndTheWave(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, d := &fakeSQS{}, &driven{}
