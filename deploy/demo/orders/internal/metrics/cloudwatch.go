@@ -29,6 +29,10 @@ const (
 	putTimeout = 10 * time.Second
 	// maxPending is how many sets are kept for a CloudWatch that is away.
 	maxPending = 10 * perPut
+	// oldest and newest are of which times CloudWatch takes metrics, less a margin: it refuses all
+	// of a put that has one of another time. See the page above.
+	oldest = 13 * 24 * time.Hour
+	newest = time.Hour
 )
 
 // Putter is the one method of a CloudWatch client that a Publisher calls.
@@ -165,15 +169,28 @@ func (p *Publisher) kept() int {
 	return len(p.pending)
 }
 
+// take takes what is pending. What is of a time that CloudWatch refuses is from now on of now:
+// it would keep all others from being put.
+func (p *Publisher) take(now time.Time) map[key]set {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	from, to, minute := now.Add(-oldest).Unix(), now.Add(newest).Unix(), now.Truncate(time.Minute).Unix()
+	taken := make(map[key]set, len(p.pending))
+	for k, s := range p.pending {
+		if k.minute < from || k.minute > to {
+			k.minute = minute
+		}
+		taken[k] = taken[k].and(s)
+	}
+	p.pending = map[key]set{}
+	return taken
+}
+
 // Flush puts what is pending. The log says when CloudWatch begins to fail, and when it is back.
 func (p *Publisher) Flush(ctx context.Context) {
 	p.flushing.Lock()
 	defer p.flushing.Unlock()
-	p.mu.Lock()
-	taken := p.pending
-	p.pending = map[key]set{}
-	p.mu.Unlock()
-
+	taken := p.take(time.Now())
 	keys := slices.SortedFunc(maps.Keys(taken), key.compare)
 	var err error
 	for len(keys) > 0 {

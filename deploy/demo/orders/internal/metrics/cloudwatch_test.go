@@ -188,6 +188,29 @@ func TestWhatIsKeptIsBounded(t *testing.T) {
 	})
 }
 
+// A clock that is set, or a CloudWatch that is away for weeks, leaves times that CloudWatch
+// refuses, with all that is put beside them.
+func TestTimesThatAreRefusedHoldUpNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &cloud{}
+		p := PublisherOf(c, Namespace)
+		now := time.Now().Truncate(time.Minute)
+		one := set{count: true, sum: 1, least: 1, most: 1, samples: 1}
+		for _, at := range []time.Time{now.AddDate(0, 0, -15), now.AddDate(0, 0, -14), now.Add(-time.Hour), now, now.Add(3 * time.Hour)} {
+			p.add(key{at.Unix(), "200"}, one)
+		}
+		p.Flush(t.Context())
+		for _, d := range c.puts[0] {
+			if age := now.Sub(*d.Timestamp); age > 14*24*time.Hour || age < -2*time.Hour {
+				t.Errorf("%v is put, which is refused at %v", *d.Timestamp, now)
+			}
+		}
+		if sum, puts, data := c.taken("200"); sum != 5 || puts != 1 || data != 2 {
+			t.Errorf("%v in %d puts of %d data, want 5 in one of two minutes", sum, puts, data)
+		}
+	})
+}
+
 func TestNilPublishesNothing(t *testing.T) {
 	var p *Publisher
 	p.Count("200", 1)
