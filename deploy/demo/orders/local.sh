@@ -22,9 +22,17 @@ trap exit INT TERM
 CGO_ENABLED=0 go build -o "$bin/orders" .
 (cd ../../../test && CGO_ENABLED=0 go build -o "$bin/fakeaws" ./cmd/fakeaws)
 
+# alive ends the script when one of its programs has ended, which said why.
+alive() {
+  for pid in "${pids[@]}"; do kill -0 "$pid" 2>/dev/null || exit 1; done
+}
+
 "$bin/fakeaws" >"$bin/url" &
 pids+=($!)
-until [ -s "$bin/url" ]; do sleep 0.1; done
+until [ -s "$bin/url" ]; do
+  alive
+  sleep 0.1
+done
 AWS_ENDPOINT_URL=$(cat "$bin/url")
 export AWS_ENDPOINT_URL
 
@@ -38,5 +46,10 @@ done
 pids+=($!)
 "$bin/orders" worker --admin-listen 127.0.0.1:0 --work 2s &
 pids+=($!)
+until curl --silent --fail --max-time 2 --output /dev/null "http://127.0.0.1:$port/healthz"; do
+  alive
+  sleep 0.1
+done
+alive
 echo "The shop is open: http://127.0.0.1:$port"
-wait
+while alive; do sleep 1; done
