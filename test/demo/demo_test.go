@@ -360,6 +360,7 @@ func TestOptions(t *testing.T) {
 		"little time":   {Options{Timeout: 10 * time.Second}, "longer than the time limit of 10s"},
 		"no such part":  {Options{Stop: []string{"moon"}}, `there is no part "moon" to stop: there are aws, database, prometheus, adapter`},
 		"short outage":  {Options{Stop: []string{AWS}, Outage: time.Second}, "an outage of 1s is less than 10s"},
+		"long outage":   {Options{Stop: []string{AWS}, Outage: time.Hour}, "an outage of 1h0m0s is more than 59m0s"},
 		"short day":     {Options{For: time.Minute, Period: time.Second}, "with a period of 1s cannot be"},
 		"back in time":  {Options{For: -time.Minute}, "going on for -1m0s"},
 	} {

@@ -112,8 +112,12 @@ func (o Options) validateStop() error {
 			return fmt.Errorf("the database cannot be stopped: it is a file, as there is %w", err)
 		}
 	}
-	if len(o.Stop) > 0 && o.Outage < leastOutage {
+	switch {
+	case len(o.Stop) == 0:
+	case o.Outage < leastOutage:
 		return fmt.Errorf("an outage of %v is less than %v, in which the page notices it", o.Outage, leastOutage)
+	case o.webStabilization() > maxStabilization:
+		return fmt.Errorf("an outage of %v is more than %v: an HPA takes no longer window than %v", o.Outage, maxStabilization-outageMargin, maxStabilization)
 	}
 	return nil
 }
@@ -124,6 +128,8 @@ const (
 	// outageMargin is by how much web stays at its highest need longer than a part is away:
 	// until it is back, and its pods are asked again.
 	outageMargin = time.Minute
+	// maxStabilization is the longest stabilizationWindowSeconds that the API server takes.
+	maxStabilization = time.Hour
 )
 
 // webStabilization is longer than a part is away, as the five minutes of the manifest are
