@@ -115,3 +115,14 @@ func TestCheckSaysWhatIsWrong(t *testing.T) {
 		t.Error("any error is a timeout")
 	}
 }
+
+// TestDefaultHealth is what row B17 and docs/testbed.md say of health.
+func TestDefaultHealth(t *testing.T) {
+	want := Health{
+		Path: "/healthz", Interval: 3 * time.Second, Timeout: 2 * time.Second,
+		HealthyThreshold: 2, UnhealthyThreshold: 2, Matcher: "200-301",
+	}
+	if got := Defaults().Health; got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}

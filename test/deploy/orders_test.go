@@ -404,11 +404,55 @@ func (r rendering) agreePolicies(t *testing.T) error {
 			errs = append(errs, fmt.Errorf("%s is reached on %v and reaches %v, want %v and %v", name, in[name], out[name], want.in, want.out))
 		}
 	}
+	for name, want := range map[string]string{
+		"users": "anybody", "metrics": "monitoring", "dns": "kube-system k8s-app=kube-dns, 169.254.20.10/32",
+		"aws":      "0.0.0.0/0 but [169.254.169.254/32], 169.254.170.23/32",
+		"database": "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16", "load": "app=web",
+	} {
+		if got := peers(decode[networkingv1.NetworkPolicy](t, r.objects, name).Spec); got != want {
+			errs = append(errs, fmt.Errorf("the policy %s is of %q, want %q", name, got, want))
+		}
+	}
+	if got := decode[corev1.Namespace](t, r.objects, ordersNamespace).Labels["pod-security.kubernetes.io/enforce"]; got != "restricted" {
+		errs = append(errs, fmt.Errorf("the namespace takes pods that are %q", got))
+	}
 	deny := decode[networkingv1.NetworkPolicy](t, r.objects, "default-deny").Spec
 	if len(deny.PodSelector.MatchLabels)+len(deny.PodSelector.MatchExpressions)+len(deny.Ingress)+len(deny.Egress) > 0 || len(deny.PolicyTypes) != 2 {
 		errs = append(errs, errors.New("default-deny lets something through"))
 	}
 	return errors.Join(errs...)
+}
+
+// peers are those whom a policy lets in, or lets its pods reach.
+func peers(spec networkingv1.NetworkPolicySpec) string {
+	var all []networkingv1.NetworkPolicyPeer
+	for _, rule := range spec.Ingress {
+		all = append(all, rule.From...)
+	}
+	for _, rule := range spec.Egress {
+		all = append(all, rule.To...)
+	}
+	var texts []string
+	for _, p := range all {
+		var parts []string
+		if p.IPBlock != nil {
+			parts = append(parts, p.IPBlock.CIDR)
+			if len(p.IPBlock.Except) > 0 {
+				parts = append(parts, fmt.Sprint("but ", p.IPBlock.Except))
+			}
+		}
+		if p.NamespaceSelector != nil {
+			parts = append(parts, strings.TrimPrefix(metav1.FormatLabelSelector(p.NamespaceSelector), corev1.LabelMetadataName+"="))
+		}
+		if p.PodSelector != nil {
+			// Of every kustomization's pods there is one label more.
+			own := p.PodSelector.DeepCopy()
+			delete(own.MatchLabels, "app.kubernetes.io/part-of")
+			parts = append(parts, metav1.FormatLabelSelector(own))
+		}
+		texts = append(texts, strings.Join(parts, " "))
+	}
+	return cmp.Or(strings.Join(texts, ", "), "anybody")
 }
 
 func portNames(ports []networkingv1.NetworkPolicyPort) []string {
@@ -511,7 +555,11 @@ func (r rendering) stop(t *testing.T) stop {
 	if hook := actions(c)["preStop"]; hook != nil {
 		s.preStop = hook.Port.StrVal + hook.Path
 	}
-	s.balancer = decode[corev1.Service](t, r.objects, "web").Annotations["alb.ingress.kubernetes.io/healthcheck-path"]
+	var told []string
+	for _, name := range []string{"healthcheck-path", "healthcheck-interval-seconds", "unhealthy-threshold-count", "success-codes", "target-group-attributes"} {
+		told = append(told, decode[corev1.Service](t, r.objects, "web").Annotations["alb.ingress.kubernetes.io/"+name])
+	}
+	s.balancer = strings.Join(told, " ")
 	s.gate = decode[corev1.Namespace](t, r.objects, ordersNamespace).Labels["elbv2.k8s.aws/pod-readiness-gate-inject"]
 	if update := d.Spec.Strategy.RollingUpdate; update != nil {
 		s.rollout = update.MaxUnavailable.String() + " unavailable"
@@ -524,9 +572,10 @@ func TestOrdersStop(t *testing.T) {
 	all := orders(t)
 	after := stop{
 		drain: 2 * time.Minute, idle: 15 * time.Second, grace: 150 * time.Second, readiness: "/readyz", period: 2,
-		preStop: "admin/drain", balancer: "/healthz", gate: "enabled", rollout: "0 unavailable",
+		// A pod that is quiet ends after 15 s: two checks of 5 s have failed by then.
+		preStop: "admin/drain", balancer: "/healthz 5 2 200-301 deregistration_delay.timeout_seconds=90", gate: "enabled", rollout: "0 unavailable",
 	}
-	for name, want := range map[string]stop{"after": after, "fargate": after, "before": {readiness: "/", balancer: "/"}} {
+	for name, want := range map[string]stop{"after": after, "fargate": after, "before": {readiness: "/", balancer: "/ 5 2 200-301 "}} {
 		if got := all[name].stop(t); got != want {
 			t.Errorf("%s:\ngot  %+v\nwant %+v", name, got, want)
 		}
