@@ -399,10 +399,15 @@ func TestLiveness(t *testing.T) {
 	c, r := running(t)
 	ns := namespace(t, c)
 	create(t, c, ns, template(t, "one", func(p *corev1.Pod) {
-		p.Spec.Containers[0].LivenessProbe = &corev1.Probe{
+		// One answer that is bad is enough; on a busy machine none may come for a while.
+		probe := corev1.Probe{
 			ProbeHandler:  corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/livez", Port: intstr.FromInt32(9797)}},
-			PeriodSeconds: 1, FailureThreshold: 1,
+			PeriodSeconds: 1, TimeoutSeconds: 30, FailureThreshold: 1,
 		}
+		p.Spec.Containers[0].LivenessProbe = &probe
+		startup := probe
+		startup.FailureThreshold = 100
+		p.Spec.Containers[0].StartupProbe = &startup
 	}))
 	pod := become(t, c, ns, "one", isReady("True"))
 	ask(t, r, pod, 9797, "/die")
