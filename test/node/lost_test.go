@@ -148,7 +148,7 @@ type squeeze struct {
 	eased     bool
 }
 
-// easedRoom is what a replica may use besides what it has while it answers alone. Here 3% are
+// easedRoom is what a replica may use besides what it has while it answers alone. Here 4% are
 // a few hundred KiB, which all reads at once may take; of the chart's limit they are MiB.
 const easedRoom = 4 << 20
 
@@ -162,7 +162,7 @@ func (b *bed) squeeze(t *testing.T, pod corev1.Pod) *squeeze {
 	return &squeeze{bed: b, pod: pod, container: c, limit: limit}
 }
 
-// tighten leaves the container no more than 3% besides what it has, again whenever it has
+// tighten leaves the container no more than some 4% besides what it has, again whenever it has
 // made room until it turns not ready, and returns nil once it has ended. While no other one is
 // ready, it is not its turn.
 func (s *squeeze) tighten(ctx context.Context, t *testing.T) error {
@@ -189,8 +189,8 @@ func (s *squeeze) tighten(ctx context.Context, t *testing.T) error {
 		return s.ease(t, used)
 	}
 	s.eased = false
-	if float64(used) < 0.955*float64(limit) {
-		limit = int(float64(used) / 0.97)
+	if float64(used) < 0.952*float64(limit) {
+		limit = int(float64(used) / 0.958)
 		t.Logf("%s: %d KiB are in use, the limit is %d KiB", s.pod.Name, used>>10, limit>>10)
 		if err := s.container.LimitMemory(limit); err != nil {
 			return err
