@@ -2,6 +2,11 @@
 
 package env
 
+import (
+	"context"
+	"io"
+)
+
 // CanRunNode returns a NoNodeError: only Linux can have a real node.
 func CanRunNode() error { return &NoNodeError{Reason: "it needs Linux"} }
 
@@ -33,3 +38,6 @@ func (k *Container) Memory() (used, limit int, err error) { return 0, 0, CanRunN
 
 // LimitMemory does nothing.
 func (k *Container) LimitMemory(int) error { return CanRunNode() }
+
+// Hold holds nothing.
+func (k *Container) Hold(context.Context, int) (io.Closer, error) { return nil, CanRunNode() }

@@ -2,16 +2,21 @@ package env
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // cgroupName is that of the control group which Apart made.
@@ -167,6 +172,28 @@ func (k *Container) LimitMemory(limit int) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(group, m.limit), []byte(strconv.Itoa(limit)), 0)
+}
+
+// Hold has the container hold so many bytes more, of no process of its own, until they are
+// closed.
+func (k *Container) Hold(ctx context.Context, size int) (io.Closer, error) {
+	group, _, err := k.memory()
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.MemfdCreate("held", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	held := os.NewFile(uintptr(fd), "held")
+	// Pages belong to the group of the process that wrote them first.
+	script := `echo $$ >"$1/cgroup.procs" && exec head -c "$2" /dev/zero >&3`
+	cmd := exec.CommandContext(ctx, "sh", "-c", script, "sh", group, strconv.Itoa(size))
+	cmd.ExtraFiles = []*os.File{held}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, errors.Join(fmt.Errorf("holding %d bytes in %s: %w: %s", size, group, err, out), held.Close())
+	}
+	return held, nil
 }
 
 // memory is the container's control group that has its memory.

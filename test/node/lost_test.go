@@ -145,12 +145,12 @@ type squeeze struct {
 	pod       corev1.Pod
 	container *env.Container
 	limit     int // at first
-	eased     bool
 }
 
-// easedRoom is what a replica may use besides what it has while it answers alone. Here 4% are
-// a few hundred KiB, which all reads at once may take; of the chart's limit they are MiB.
-const easedRoom = 4 << 20
+// held is what a container holds besides its process's own some 20 MiB, so that the 5% of the
+// limit within which it has to act are MiB, as they are of the chart's limit, and not less
+// than all reads at once may take.
+const held = 128 << 20
 
 func (b *bed) squeeze(t *testing.T, pod corev1.Pod) *squeeze {
 	t.Helper()
@@ -159,12 +159,16 @@ func (b *bed) squeeze(t *testing.T, pod corev1.Pod) *squeeze {
 	if err != nil {
 		t.Fatal(err)
 	}
+	memory, err := c.Hold(t.Context(), held)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = memory.Close() })
 	return &squeeze{bed: b, pod: pod, container: c, limit: limit}
 }
 
 // tighten leaves the container no more than some 4% besides what it has, again whenever it has
-// made room until it turns not ready, and returns nil once it has ended. While no other one is
-// ready, it is not its turn.
+// made room until it turns not ready, and returns nil once it has ended.
 func (s *squeeze) tighten(ctx context.Context, t *testing.T) error {
 	t.Helper()
 	now, err := s.Client().CoreV1().Pods(namespace).Get(ctx, s.pod.Name, metav1.GetOptions{})
@@ -181,14 +185,6 @@ func (s *squeeze) tighten(ctx context.Context, t *testing.T) error {
 	if err != nil {
 		return err
 	}
-	pods, err := s.pods(ctx)
-	if err != nil {
-		return err
-	}
-	if !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.Name != s.pod.Name && isReady(p) }) {
-		return s.ease(t, used)
-	}
-	s.eased = false
 	if float64(used) < 0.952*float64(limit) {
 		limit = int(float64(used) / 0.958)
 		t.Logf("%s: %d KiB are in use, the limit is %d KiB", s.pod.Name, used>>10, limit>>10)
@@ -197,19 +193,6 @@ func (s *squeeze) tighten(ctx context.Context, t *testing.T) error {
 		}
 	}
 	return fmt.Errorf("%s is ready with %d of %d bytes", s.pod.Name, used, limit)
-}
-
-// ease lets the container be until its turn.
-func (s *squeeze) ease(t *testing.T, used int) error {
-	t.Helper()
-	if !s.eased {
-		t.Logf("%s: answers alone with %d KiB", s.pod.Name, used>>10)
-		if err := s.container.LimitMemory(used + easedRoom); err != nil {
-			return err
-		}
-		s.eased = true
-	}
-	return fmt.Errorf("%s waits for another one", s.pod.Name)
 }
 
 // check fails the test if the container did not end by itself and say why, or if the one
