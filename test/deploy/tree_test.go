@@ -39,7 +39,7 @@ var tree = []checked{
 	{"iam/README.md", []string{"test/deploy TestReadmeOfIAM", everyLink}},
 
 	// Examples of HPAs.
-	{"hpa/*.yaml", []string{everyVersion, "test/deploy TestExamplesAreComplete", "test/deploy TestExamplesApply", "test/deploy TestExamplesGetNumbers"}},
+	{"hpa/*.yaml", []string{everyVersion, "test/deploy TestExamplesAreComplete", "test/deploy TestExamplesApply", "test/deploy TestExamplesGetNumbers", "test/deploy TestReferences"}},
 	{"hpa/README.md", []string{everyLink}},
 
 	// The demo.
@@ -81,7 +81,7 @@ const (
 	everyLink    = "test/docs TestEveryLink"
 )
 
-var orderFiles = []string{everyVersion, "test/deploy TestOrdersVersions", "test/deploy TestOrdersAgree", "test/deploy TestOrdersApply"}
+var orderFiles = []string{everyVersion, "test/deploy TestOrdersVersions", "test/deploy TestOrdersAgree", "test/deploy TestOrdersApply", "test/deploy TestReferences"}
 
 // matches says whether a row is for a file.
 func (r checked) matches(file string) bool {
