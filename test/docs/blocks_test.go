@@ -19,7 +19,7 @@ import (
 
 // pages are those whose blocks of code these tests look at.
 var pages = []string{
-	"install-eks.md", "migrate-k8s-cloudwatch-adapter.md", "migrate-keda.md", "migrate-prometheus-adapter.md", "troubleshooting.md",
+	"eks.md", "install-eks.md", "migrate-k8s-cloudwatch-adapter.md", "migrate-keda.md", "migrate-prometheus-adapter.md", "troubleshooting.md",
 }
 
 // TestBlocks shows that every block of code can be read by what it is for, also those that

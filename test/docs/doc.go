@@ -7,6 +7,9 @@
 //
 //	<!-- test: step -->                 run it; the block of text behind it has to be printed
 //	<!-- test: step, until printed -->  the same, again and again until it prints that
+//	<!-- test: step, watched -->        run it beside the steps behind it; what they print in the
+//	                                    end has to come
+//	<!-- test: step, road NAME -->      run it on that road only, see TestEKSPage
 //	<!-- test: back NAME -->            run it, check that all is as before, and do again what
 //	                                    it took back: the steps of the section
 //	<!-- test: file NAME -->            what the reader saves as NAME

@@ -1,0 +1,501 @@
+package docs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/tidegauge/tidegauge/test/env"
+)
+
+const (
+	eksPage = "eks.md"
+	// cloudVariable names the folder in which the played programs keep what there is in AWS.
+	cloudVariable = "TIDEGAUGE_TEST_CLOUD"
+	cloudAccount  = "444455556666"
+	cloudRegion   = "us-east-1"
+	cloudNetwork  = "198.51.100.7"
+)
+
+// played are the programs that the page calls and that are not here. The test's own binary
+// plays them, under their names.
+var played = []string{"aws", "eksctl", "npm", "npx", "docker", "curl", "helm-of-others"}
+
+// TestMain is also what the page's commands find in their PATH as aws, eksctl and so on.
+func TestMain(m *testing.M) {
+	name := filepath.Base(os.Args[0])
+	if dir := os.Getenv(cloudVariable); dir != "" && slices.Contains(played, name) {
+		c := cloud{dir: dir, in: os.Stdin, out: os.Stdout}
+		if err := c.run(name, os.Args[1:]); err != nil {
+			c.complain(fmt.Errorf("%s %s: %w", name, strings.Join(os.Args[1:], " "), err))
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// command is one of a program's, with the flags of it that the pages and delete.sh have use for.
+type command struct {
+	// words come before the flags. Words behind them, such as file names, are counted by extra.
+	words    string
+	required []string
+	optional []string
+	switches []string // flags without a value
+	extra    int
+	do       func(*cloud, call) error
+}
+
+// call is a command with the values of its flags, and the words that are no flags.
+type call struct {
+	flags map[string][]string
+	words []string
+}
+
+func (c call) flag(name string) string { return strings.Join(c.flags[name], " ") }
+
+var (
+	errUsage = errors.New("the program has no such command or flag, or wants another one")
+	errThere = errors.New("it is not there")
+	errHeld  = errors.New("something else holds on to it")
+)
+
+// commands are those of the AWS CLI (botocore's model of each service says which flags a call
+// has and needs), of eksctl, cdk, npm, docker, and of Helm for charts that are not here.
+func commands() map[string][]command {
+	output := []string{"--query", "--output", "--region"}
+	get := func(words, says string, required ...string) command {
+		return command{words: words, required: required, optional: output, do: func(c *cloud, _ call) error { return c.say(says) }}
+	}
+	stack := func(words string, do func(*cloud, call) error) command {
+		return command{words: words, required: []string{"--stack-name"}, optional: output, do: do}
+	}
+	return map[string][]command{
+		"aws": {
+			get("sts get-caller-identity", cloudAccount),
+			get("configure get region", cloudRegion),
+			{words: "cloudformation deploy", required: []string{"--stack-name", "--template-file"}, optional: []string{"--parameter-overrides", "--capabilities", "--region"}, do: (*cloud).deploy},
+			stack("cloudformation describe-stacks", (*cloud).describeStack),
+			stack("cloudformation delete-stack", (*cloud).deleteStack),
+			stack("cloudformation wait stack-delete-complete", func(*cloud, call) error { return nil }),
+			{words: "cloudformation list-stacks", optional: append([]string{"--stack-status-filter"}, output...), do: func(c *cloud, _ call) error { return c.list("stack") }},
+			{words: "eks list-clusters", optional: output, do: func(c *cloud, _ call) error { return c.list("cluster") }},
+			{words: "eks describe-cluster", required: []string{"--name"}, optional: output, do: (*cloud).describeCluster},
+			{words: "eks update-kubeconfig", required: []string{"--name"}, optional: []string{"--kubeconfig", "--region", "--role-arn", "--alias"}, do: (*cloud).kubeconfig},
+			get("ec2 describe-subnets", "subnet-1\tsubnet-2\tsubnet-3", "--filters"),
+			{words: "ecr describe-repositories", optional: append([]string{"--repository-names"}, output...), do: (*cloud).repository},
+			get("ecr get-login-password", "password"),
+			get("ecr describe-images", "", "--repository-name"),
+			get("resourcegroupstaggingapi get-resources", "", "--tag-filters"),
+			get("logs delete-log-group", "", "--log-group-name"),
+		},
+		"eksctl": {
+			{words: "create cluster", required: []string{"-f"}, do: (*cloud).createCluster},
+			{words: "create nodegroup", required: []string{"-f"}, do: (*cloud).createNodes},
+			{words: "delete cluster", required: []string{"--name"}, optional: []string{"--region"}, switches: []string{"--wait", "--disable-nodegroup-eviction"}, do: (*cloud).deleteCluster},
+			{words: "delete nodegroup", required: []string{"--cluster", "--name"}, optional: []string{"--region"}, switches: []string{"--wait", "--disable-eviction"}, do: (*cloud).deleteNodes},
+		},
+		"npm": {
+			{words: "ci", switches: []string{"--silent"}, do: func(c *cloud, _ call) error { return c.put("npm/packages") }},
+			{words: "run", switches: []string{"--silent"}, extra: 1, do: func(c *cloud, _ call) error { return c.needs("npm/packages") }},
+		},
+		"npx": {
+			{words: "cdk bootstrap", do: func(c *cloud, _ call) error { return c.put("bootstrapped") }},
+			{words: "cdk deploy", required: []string{"--parameters"}, do: (*cloud).deployCDK},
+			{words: "cdk destroy", required: []string{"--context"}, switches: []string{"--force"}, extra: 1, do: (*cloud).destroyCDK},
+		},
+		"docker": {
+			{words: "build", required: []string{"--platform", "--tag"}, extra: 1, do: (*cloud).buildImage},
+			{words: "login", required: []string{"--username"}, switches: []string{"--password-stdin"}, extra: 1, do: (*cloud).login},
+			{words: "push", extra: 1, do: (*cloud).push},
+		},
+		"curl":           {{switches: []string{"-sS", "-fsS"}, extra: 1, do: (*cloud).curl}},
+		"helm-of-others": {{words: "install", required: []string{"--version", "--namespace", "-f"}, switches: []string{"--create-namespace", "--wait"}, extra: 2, do: (*cloud).chart}},
+	}
+}
+
+// find is the command that arguments are of, read.
+func find(program string, args []string) (command, call, error) {
+	var words []string
+	for len(words) < len(args) && !strings.HasPrefix(args[len(words)], "-") {
+		words = args[:len(words)+1]
+	}
+	said := strings.Join(words, " ") + " "
+	for _, c := range commands()[program] {
+		if c.words != "" && !strings.HasPrefix(said, c.words+" ") {
+			continue
+		}
+		read, err := c.read(args[len(strings.Fields(c.words)):])
+		return c, read, err
+	}
+	return command{}, call{}, fmt.Errorf("%q: %w", said, errUsage)
+}
+
+// read takes flags and words apart. A flag of the AWS CLI may have several values.
+func (c command) read(args []string) (call, error) {
+	read := call{flags: map[string][]string{}}
+	for i := 0; i < len(args); i++ {
+		arg := args[i]
+		switch {
+		case slices.Contains(c.switches, arg):
+			read.flags[arg] = nil
+		case slices.Contains(c.required, arg), slices.Contains(c.optional, arg):
+			first := i + 1
+			for i+1 < len(args) && (i+1 == first || c.extra == 0) && !strings.HasPrefix(args[i+1], "--") {
+				i++
+				read.flags[arg] = append(read.flags[arg], args[i])
+			}
+			if i < first {
+				return read, fmt.Errorf("%s has no value: %w", arg, errUsage)
+			}
+		case strings.HasPrefix(arg, "-"):
+			return read, fmt.Errorf("%s: %w", arg, errUsage)
+		default:
+			read.words = append(read.words, arg)
+		}
+	}
+	for _, flag := range c.required {
+		if read.flags[flag] == nil {
+			return read, fmt.Errorf("%s is missing: %w", flag, errUsage)
+		}
+	}
+	if len(read.words) != c.extra {
+		return read, fmt.Errorf("%q: %w", read.words, errUsage)
+	}
+	return read, nil
+}
+
+// TestEKSProgramsRefuse shows that what the programs do not know is an error.
+func TestEKSProgramsRefuse(t *testing.T) {
+	for _, line := range []string{
+		"aws eks describe-clusters --name x", "aws eks describe-cluster", "aws eks describe-cluster --cluster-name x", "aws eks describe-cluster --name",
+		"aws cloudformation deploy --stack-name x", "eksctl create cluster", "eksctl create cluster --file x -f y", "eksctl delete cluster x",
+		"eksctl delete nodegroup --name x", "npx cdk deploy", "npx cdk synth", "npx cdk destroy --context a=b", "docker build .", "docker push", "npm run",
+	} {
+		words := strings.Fields(line)
+		if _, _, err := find(words[0], words[1:]); !errors.Is(err, errUsage) {
+			t.Errorf("%s: %v, want %v", line, err, errUsage)
+		}
+	}
+	for _, line := range []string{
+		"aws cloudformation list-stacks --stack-status-filter A B --output text", "npm run --silent build", "npx cdk deploy --parameters A=b --parameters C=d",
+		"aws cloudformation deploy --stack-name x --template-file y --parameter-overrides A=b C=d",
+	} {
+		words := strings.Fields(line)
+		if _, _, err := find(words[0], words[1:]); err != nil {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+}
+
+// cloud is an account of AWS and what is around it, as files of a folder: each is something that
+// is there, named by its kind and name.
+type cloud struct {
+	dir string
+	in  io.Reader
+	out io.Writer
+}
+
+func (c *cloud) run(name string, args []string) error {
+	command, read, err := find(name, args)
+	if err != nil {
+		return err
+	}
+	return command.do(c, read)
+}
+
+// complain remembers what a program was told that it cannot do: delete.sh takes some for an answer.
+func (c *cloud) complain(err error) {
+	fmt.Fprintln(os.Stderr, err)
+	if errors.Is(err, errThere) {
+		return
+	}
+	f, openErr := os.OpenFile(filepath.Join(c.dir, "faults"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if openErr != nil {
+		fmt.Fprintln(os.Stderr, openErr)
+		return
+	}
+	defer f.Close()
+	fmt.Fprintln(f, err)
+}
+
+func (c *cloud) say(text string) error {
+	_, err := fmt.Fprintln(c.out, text)
+	return err
+}
+
+func (c *cloud) path(name string) string { return filepath.Join(c.dir, filepath.FromSlash(name)) }
+
+func (c *cloud) has(name string) bool { return isFile(c.path(name)) }
+
+func (c *cloud) needs(name string) error {
+	if !c.has(name) {
+		return fmt.Errorf("%s: %w", name, errThere)
+	}
+	return nil
+}
+
+func (c *cloud) put(name string) error {
+	if err := os.MkdirAll(filepath.Dir(c.path(name)), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(c.path(name), nil, 0o600)
+}
+
+func (c *cloud) remove(names ...string) error {
+	for _, name := range names {
+		if err := os.Remove(c.path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// list prints the names of a kind.
+func (c *cloud) list(kind string) error {
+	entries, err := os.ReadDir(c.path(kind))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if err := c.say(e.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *cloud) deploy(a call) error {
+	if _, err := os.Stat(a.flag("--template-file")); err != nil {
+		return err
+	}
+	if file := filepath.Base(a.flag("--template-file")); file == "elb.yaml" && a.flag("--parameter-overrides") != "VpcId=vpc-1 PublicSubnets=subnet-1,subnet-2,subnet-3 CertificateArn=" {
+		return fmt.Errorf("elb.yaml gets %s: %w", a.flag("--parameter-overrides"), errUsage)
+	}
+	return c.put("stack/" + a.flag("--stack-name"))
+}
+
+var outputKey = regexp.MustCompile(`OutputKey=='(\w+)'`)
+
+func (c *cloud) describeStack(a call) error {
+	if err := c.needs("stack/" + a.flag("--stack-name")); err != nil {
+		return err
+	}
+	if key := outputKey.FindStringSubmatch(a.flag("--query")); key != nil {
+		return c.say("output-" + key[1])
+	}
+	return nil
+}
+
+func (c *cloud) deleteStack(a call) error {
+	name := a.flag("--stack-name")
+	if strings.HasSuffix(name, "-elb") && c.has("nodes/"+strings.TrimSuffix(name, "-elb")) {
+		return fmt.Errorf("%s: nodes: %w", name, errHeld)
+	}
+	return c.remove("stack/" + name)
+}
+
+func (c *cloud) describeCluster(a call) error {
+	if err := c.needs("cluster/" + a.flag("--name")); err != nil {
+		return err
+	}
+	return c.say("vpc-1")
+}
+
+// kubeconfig leads to the cluster of the test, if there is one.
+func (c *cloud) kubeconfig(a call) error {
+	if err := c.needs("cluster/" + a.flag("--name")); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(os.Getenv("KUBECONFIG"))
+	if file := a.flag("--kubeconfig"); file != "" && err == nil {
+		return os.WriteFile(file, text, 0o600)
+	}
+	return nil
+}
+
+func (c *cloud) repository(a call) error {
+	if !c.has("stack/tidegauge-orders") && !c.has("cdk") {
+		return fmt.Errorf("repository %s: %w", a.flag("--repository-names"), errThere)
+	}
+	return c.say(cloudAccount + ".dkr.ecr." + os.Getenv("AWS_REGION") + ".amazonaws.com/orders")
+}
+
+// config is a file of eksctl's, in which nothing of the examples is to be left.
+func (c *cloud) config(a call) (name string, err error) {
+	if a.flag("-f") != "-" {
+		return "", fmt.Errorf("-f %s: %w", a.flag("-f"), errUsage)
+	}
+	text, err := io.ReadAll(c.in)
+	if err != nil {
+		return "", err
+	}
+	var config struct {
+		Metadata     struct{ Name, Region string }
+		AccessConfig map[string]any
+		Addons       []any
+		IAM          map[string]any
+		VPC          struct{ PublicAccessCIDRs []string }
+		NodeGroups   []struct{ TargetGroupARNs []string }
+	}
+	if err := yaml.Unmarshal(text, &config); err != nil {
+		return "", err
+	}
+	plain := regexp.MustCompile(`(?m)#.*$`).ReplaceAllString(string(text), "")
+	switch {
+	case config.Metadata.Region != os.Getenv("AWS_REGION"), strings.Contains(plain, "111122223333"):
+		return "", fmt.Errorf("an example is left in %s", config.Metadata.Name)
+	case len(config.NodeGroups) > 0:
+		if config.NodeGroups[0].TargetGroupARNs[0] != "output-TargetGroup" {
+			return "", fmt.Errorf("the nodes are behind %v", config.NodeGroups[0].TargetGroupARNs)
+		}
+	case !slices.Equal(config.VPC.PublicAccessCIDRs, []string{cloudNetwork + "/32"}), len(config.Addons) < 5, len(config.IAM) == 0:
+		return "", fmt.Errorf("%s is not whole", config.Metadata.Name)
+	case config.AccessConfig["authenticationMode"] != "API", config.AccessConfig["bootstrapClusterCreatorAdminPermissions"] != true, config.AccessConfig["accessEntries"] != nil:
+		return "", fmt.Errorf("in an empty account nobody could use %v", config.AccessConfig)
+	}
+	return config.Metadata.Name, nil
+}
+
+func (c *cloud) createCluster(a call) error {
+	name, err := c.config(a)
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.put("cluster/"+name), c.put("stack/eksctl-"+name+"-cluster"))
+}
+
+func (c *cloud) createNodes(a call) error {
+	name, err := c.config(a)
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.needs("cluster/"+name), c.needs("stack/"+name+"-elb"), c.put("nodes/"+name))
+}
+
+func (c *cloud) deleteNodes(a call) error { return c.remove("nodes/" + a.flag("--cluster")) }
+
+func (c *cloud) deleteCluster(a call) error {
+	name := a.flag("--name")
+	if c.has("stack/"+name+"-elb") || c.has("cdk") {
+		return fmt.Errorf("%s: %w", name, errHeld)
+	}
+	return c.remove("cluster/"+name, "stack/eksctl-"+name+"-cluster")
+}
+
+func (c *cloud) deployCDK(a call) error {
+	want := []string{"Admin=arn:aws:iam::" + cloudAccount + ":role/platform", "Allow=" + cloudNetwork + "/32"}
+	if got := a.flags["--parameters"]; !slices.Equal(got, want) {
+		return fmt.Errorf("the parameters are %v, want %v", got, want)
+	}
+	err := errors.Join(c.needs("npm/packages"), c.needs("bootstrapped"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.put("cdk"), c.put("cluster/tidegauge-hpa"), c.put("stack/tidegauge-hpa"))
+}
+
+func (c *cloud) destroyCDK(a call) error {
+	return c.remove("cdk", "cluster/"+a.words[0], "stack/"+a.words[0])
+}
+
+// buildImage looks at what goes into the image: one program for Linux, and how it is called.
+func (c *cloud) buildImage(a call) error {
+	dockerfile, err := os.ReadFile(filepath.Join(a.words[0], "Dockerfile"))
+	if err != nil {
+		return err
+	}
+	if want := "FROM scratch\nCOPY orders /orders\nUSER 65532:65532\nENTRYPOINT [\"/orders\"]\n"; string(dockerfile) != want {
+		return fmt.Errorf("the Dockerfile is %q", dockerfile)
+	}
+	program := filepath.Join(a.words[0], "orders")
+	text, err := os.ReadFile(program)
+	if err != nil {
+		return err
+	}
+	if !bytes.HasPrefix(text, []byte("\x7fELF")) || a.flag("--platform") != "linux/amd64" {
+		return fmt.Errorf("%s is no program of %s", program, a.flag("--platform"))
+	}
+	return c.put("image/" + filepath.Base(a.flag("--tag")))
+}
+
+func (c *cloud) login(a call) error {
+	password, err := io.ReadAll(c.in)
+	if err != nil {
+		return err
+	}
+	if string(password) != "password\n" || strings.Contains(a.words[0], "/") {
+		return fmt.Errorf("a login at %s by %q", a.words[0], password)
+	}
+	return c.put("login/" + a.words[0])
+}
+
+func (c *cloud) push(a call) error {
+	host, name, _ := strings.Cut(a.words[0], "/")
+	return errors.Join(c.needs("login/"+host), c.needs("image/"+name))
+}
+
+func (c *cloud) curl(a call) error {
+	switch a.words[0] {
+	case "https://checkip.amazonaws.com":
+		return c.say(cloudNetwork)
+	case "http://output-DnsName/healthz":
+		return nil
+	}
+	return fmt.Errorf("%s: %w", a.words[0], errThere)
+}
+
+// chart is Prometheus': the version and the values are to be those of deploy/gitops.
+func (c *cloud) chart(a call) error {
+	text, err := os.ReadFile("deploy/gitops/prometheus/release.yaml")
+	if err != nil {
+		return err
+	}
+	objects, err := env.ParseObjects(text)
+	if err != nil {
+		return err
+	}
+	given, err := os.ReadFile(a.flag("-f"))
+	if err != nil {
+		return err
+	}
+	var values map[string]any
+	if err := yaml.UnmarshalStrict(given, &values); err != nil {
+		return err
+	}
+	source, release := spec(objects[0].Object), spec(objects[1].Object)
+	// As ParseObjects reads numbers in another way.
+	want, err := yaml.Marshal(release["values"])
+	if err != nil {
+		return err
+	}
+	var wanted map[string]any
+	if err := yaml.Unmarshal(want, &wanted); err != nil {
+		return err
+	}
+	switch ref, ok := source["ref"].(map[string]any); {
+	case !ok, a.words[0] != release["releaseName"], a.words[1] != source["url"], a.flag("--version") != ref["tag"], a.flag("--namespace") != objects[1].GetNamespace():
+		return fmt.Errorf("it is %q, version %s, in %s; Flux has %v", a.words, a.flag("--version"), a.flag("--namespace"), source)
+	case !reflect.DeepEqual(values, wanted):
+		return fmt.Errorf("the values are %v, want %v", values, wanted)
+	}
+	return nil
+}
+
+func spec(object map[string]any) map[string]any {
+	s, ok := object["spec"].(map[string]any)
+	if !ok {
+		return nil
+	}
+	return s
+}
