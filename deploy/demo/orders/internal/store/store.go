@@ -26,10 +26,12 @@ import (
 )
 
 // Errors of the store that are about orders. Every other error is about the database: it is
-// away or full, and nothing was stored or changed.
+// away or full, and nothing was stored or changed, unless the connection broke in the very moment
+// of the commit.
 var (
 	ErrNotFound  = errors.New("no such order")
 	ErrProcessed = errors.New("the order is processed")
+	ErrChanged   = errors.New("the order was changed meanwhile")
 	ErrKeyReused = errors.New("the key was used for another order")
 )
 
@@ -306,11 +308,20 @@ func (s *Store) Get(ctx context.Context, id string) (Order, error) {
 	if err := s.prepare(ctx); err != nil {
 		return Order{}, err
 	}
-	o, err := scan(s.db.QueryRowContext(ctx, `SELECT `+columns+` FROM orders WHERE id = $1`, id))
+	o, err := get(ctx, s.db, id)
 	if err != nil {
 		return Order{}, fmt.Errorf("order %s: %w", id, err)
 	}
 	return o, nil
+}
+
+// querier is the database, or a transaction of it.
+type querier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+func get(ctx context.Context, from querier, id string) (Order, error) {
+	return scan(from.QueryRowContext(ctx, `SELECT `+columns+` FROM orders WHERE id = $1`, id))
 }
 
 // List returns orders, the newest first: those after the one whose ID is given, or from the
@@ -346,34 +357,58 @@ func (s *Store) list(ctx context.Context, after string, limit int) ([]Order, err
 // Change sets the quantity of an order and returns the order. It returns ErrNotFound, or
 // ErrProcessed if it comes too late.
 func (s *Store) Change(ctx context.Context, id string, quantity int) (Order, error) {
-	if err := s.update(ctx, id, `UPDATE orders SET quantity = $2 WHERE id = $1 AND processed_at IS NULL`, id, quantity); err != nil {
+	if err := s.prepare(ctx); err != nil {
 		return Order{}, err
 	}
-	return s.Get(ctx, id)
+	var o Order
+	// The order is read before the change is stored, so that none is stored that returns an error.
+	err := s.transact(ctx, func(tx *sql.Tx) (err error) {
+		o, err = scan(tx.QueryRowContext(ctx, `UPDATE orders SET quantity = $2
+			WHERE id = $1 AND processed_at IS NULL RETURNING `+columns, id, quantity))
+		if !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		if _, err := get(ctx, tx, id); err != nil {
+			return err
+		}
+		return ErrProcessed
+	})
+	if err != nil {
+		return Order{}, fmt.Errorf("order %s: %w", id, err)
+	}
+	return o, nil
 }
 
-// MarkProcessed is for a worker that is done with an order. Of all who say so of one order,
-// one gets nil and the others ErrProcessed. It returns ErrNotFound if there is no such order.
-func (s *Store) MarkProcessed(ctx context.Context, id string) error {
-	return s.update(ctx, id, `UPDATE orders SET processed_at = $2 WHERE id = $1 AND processed_at IS NULL`, id, time.Now().UnixMilli())
-}
-
-// update runs an UPDATE for an order that is not processed.
-func (s *Store) update(ctx context.Context, id, statement string, args ...any) error {
+// MarkProcessed is for a worker that is done with an order, as Get returned it. Of all who say
+// so of one order, one gets nil and the others ErrProcessed. It returns ErrChanged if the order
+// is not the same any more, which has to be processed then, and ErrNotFound if there is none.
+func (s *Store) MarkProcessed(ctx context.Context, o Order) error {
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
-	result, err := s.db.ExecContext(ctx, statement, args...)
+	if err := s.markProcessed(ctx, o); err != nil {
+		return fmt.Errorf("order %s: %w", o.ID, err)
+	}
+	return nil
+}
+
+func (s *Store) markProcessed(ctx context.Context, o Order) error {
+	result, err := s.db.ExecContext(ctx, `UPDATE orders SET processed_at = $2 WHERE id = $1 AND processed_at IS NULL AND quantity = $3`,
+		o.ID, time.Now().UnixMilli(), o.Quantity)
 	if err != nil {
-		return fmt.Errorf("order %s: %w", id, err)
+		return err
 	}
 	if n, err := result.RowsAffected(); err != nil || n > 0 {
 		return err
 	}
-	if _, err := s.Get(ctx, id); err != nil {
+	now, err := get(ctx, s.db, o.ID)
+	switch {
+	case err != nil:
 		return err
+	case now.Processed != nil:
+		return ErrProcessed
 	}
-	return fmt.Errorf("order %s: %w", id, ErrProcessed)
+	return ErrChanged
 }
 
 // Claim returns orders whose events nobody has sent in time, and leaves them to the caller

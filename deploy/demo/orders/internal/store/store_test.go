@@ -109,10 +109,10 @@ func TestChangeUntilProcessed(t *testing.T) {
 	if err != nil || changed.Quantity != 5 || changed.Processed != nil {
 		t.Errorf("changed to %+v, %v", changed, err)
 	}
-	if err := s.MarkProcessed(t.Context(), o.ID); err != nil {
+	if err := s.MarkProcessed(t.Context(), changed); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.MarkProcessed(t.Context(), o.ID); !errors.Is(err, ErrProcessed) {
+	if err := s.MarkProcessed(t.Context(), changed); !errors.Is(err, ErrProcessed) {
 		t.Errorf("error is %v, want ErrProcessed", err)
 	}
 	if _, err := s.Change(t.Context(), o.ID, 6); !errors.Is(err, ErrProcessed) {
@@ -122,11 +122,52 @@ func TestChangeUntilProcessed(t *testing.T) {
 		t.Errorf("order is %+v, %v, want 5 of it, processed", got, err)
 	}
 	nowhere := strings.Repeat("0", 26)
-	if err := s.MarkProcessed(t.Context(), nowhere); !errors.Is(err, ErrNotFound) {
+	if err := s.MarkProcessed(t.Context(), Order{ID: nowhere, Quantity: 1}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("error is %v, want ErrNotFound", err)
 	}
 	if _, err := s.Change(t.Context(), nowhere, 6); !errors.Is(err, ErrNotFound) {
 		t.Errorf("error is %v, want ErrNotFound", err)
+	}
+}
+
+// TestChangeWhileAtWork: what a worker processed is the order as it is.
+func TestChangeWhileAtWork(t *testing.T) {
+	s := fresh(t)
+	read := place(t, s, NewOrder{Item: "tea", Quantity: 1})
+	changed, err := s.Change(t.Context(), read.ID, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.MarkProcessed(t.Context(), read); !errors.Is(err, ErrChanged) {
+		t.Errorf("error is %v, want ErrChanged", err)
+	}
+	if got, err := s.Get(t.Context(), read.ID); err != nil || got != changed {
+		t.Errorf("order is %+v, %v, want %+v, not processed", got, err, changed)
+	}
+	if err := s.MarkProcessed(t.Context(), changed); err != nil {
+		t.Errorf("the order as it is: %v", err)
+	}
+	if err := s.MarkProcessed(t.Context(), read); !errors.Is(err, ErrProcessed) {
+		t.Errorf("error is %v, want ErrProcessed", err)
+	}
+}
+
+// TestChangeThatFailsIsNone: the order cannot be read after its change.
+func TestChangeThatFailsIsNone(t *testing.T) {
+	if os.Getenv(databaseVariable) != "" {
+		t.Skip("only SQLite lets a number be a text")
+	}
+	s := fresh(t)
+	o := place(t, s, NewOrder{Item: "tea", Quantity: 1})
+	if _, err := s.db.ExecContext(t.Context(), "UPDATE orders SET placed_at = 'yesterday'"); err != nil {
+		t.Fatal(err)
+	}
+	if changed, err := s.Change(t.Context(), o.ID, 5); err == nil {
+		t.Errorf("changed to %+v, want an error", changed)
+	}
+	var quantity int
+	if err := s.db.QueryRowContext(t.Context(), "SELECT quantity FROM orders").Scan(&quantity); err != nil || quantity != 1 {
+		t.Errorf("the quantity is %d, %v, though the change failed", quantity, err)
 	}
 }
 
@@ -187,7 +228,7 @@ func TestManyAtOnce(t *testing.T) {
 		for range 3 {
 			placing.Go(func() {
 				for id := range ids {
-					err := s.MarkProcessed(t.Context(), id)
+					err := s.MarkProcessed(t.Context(), Order{ID: id, Quantity: 1})
 					if err == nil {
 						won <- id
 					} else if !errors.Is(err, ErrProcessed) {

@@ -3,7 +3,8 @@
 // SQS delivers every message at least once, so an order may come twice, to two workers at the
 // same time even. It is processed once all the same: whoever writes first that it is, in the
 // store, has processed it. A message is deleted when that is written and not before, so a
-// worker may end at any moment and no order is lost.
+// worker may end at any moment and no order is lost. An order that a user changes while it is
+// at work comes again: the user was told that the change was in time.
 package worker
 
 import (
@@ -20,6 +21,7 @@ import (
 
 	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/admin"
 	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/queue"
+	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/serve"
 	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/store"
 )
 
@@ -49,7 +51,7 @@ type Options struct {
 type Store interface {
 	Ready(ctx context.Context) error
 	Get(ctx context.Context, id string) (store.Order, error)
-	MarkProcessed(ctx context.Context, id string) error
+	MarkProcessed(ctx context.Context, o store.Order) error
 }
 
 // Queue is where the messages come from.
@@ -108,7 +110,7 @@ func Run(ctx context.Context, o Options, s Store, q Queue, dead DeadLetters) err
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	group, life := errgroup.WithContext(life)
-	group.Go(func() error { return admin.Serve(life, o.AdminListen, admin.NewMux(w.metrics.registry)) })
+	group.Go(func() error { return serve.Run(life, admin.Port(o.AdminListen, admin.NewMux(w.metrics.registry))) })
 	group.Go(func() error {
 		defer end()
 		// Without its admin port nobody knows what a worker does: it ends as by SIGTERM.
@@ -239,6 +241,9 @@ func (w *worker) handle(ctx context.Context, m queue.Message) {
 		w.forget(ctx, m)
 	case errors.Is(err, errPoison), errors.Is(err, store.ErrNotFound):
 		w.bury(ctx, m, err)
+	case errors.Is(err, store.ErrChanged):
+		slog.Info("an order was changed while it was at work, and is processed again", "message", m.ID)
+		w.giveBack(ctx, m, 0)
 	case errors.Is(err, errGaveUp):
 		w.giveBack(ctx, m, 0)
 	default:
@@ -268,7 +273,7 @@ func (w *worker) process(ctx context.Context, m queue.Message) error {
 	if !wait(ctx, w.opts.Work) { // This is where your work is.
 		return errGaveUp
 	}
-	return w.mark(ctx, id)
+	return w.mark(ctx, order)
 }
 
 func (w *worker) get(ctx context.Context, id string) (store.Order, error) {
@@ -277,10 +282,11 @@ func (w *worker) get(ctx context.Context, id string) (store.Order, error) {
 	return w.store.Get(ctx, id)
 }
 
-func (w *worker) mark(ctx context.Context, id string) error {
+// mark writes that the order is processed, unless it was changed since it was read.
+func (w *worker) mark(ctx context.Context, o store.Order) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeLimit)
 	defer cancel()
-	return w.store.MarkProcessed(ctx, id)
+	return w.store.MarkProcessed(ctx, o)
 }
 
 // keep keeps a message hidden until the function that it returns is called. Where it fails,

@@ -68,10 +68,10 @@ func (f *fakes) Get(_ context.Context, id string) (store.Order, error) {
 	}
 }
 
-func (f *fakes) MarkProcessed(_ context.Context, id string) error {
+func (f *fakes) MarkProcessed(_ context.Context, read store.Order) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	switch o := f.orders[id]; {
+	switch o := f.orders[read.ID]; {
 	case f.err != nil:
 		return f.err
 	case f.full != nil:
@@ -80,6 +80,8 @@ func (f *fakes) MarkProcessed(_ context.Context, id string) error {
 		return store.ErrNotFound
 	case o.Processed != nil:
 		return store.ErrProcessed
+	case o.Quantity != read.Quantity:
+		return store.ErrChanged
 	default:
 		now := time.Now()
 		o.Processed = &now
@@ -226,6 +228,32 @@ func TestWork(t *testing.T) {
 	}
 	if reason := f.dead["poison"]; !strings.Contains(reason, "the body is not") {
 		t.Errorf("the reason of the dead letter is %q", reason)
+	}
+}
+
+// TestChangeWhileAtWork: a change that was in time is what is processed.
+func TestChangeWhileAtWork(t *testing.T) {
+	f := newFakes(1)
+	id := fmt.Sprintf("%026d", 0)
+	err := bubble(t, usual, f, func(w *worker) {
+		pass(100 * time.Millisecond)
+		f.change(func(f *fakes) { f.orders[id].Quantity = 5 })
+		pass(150 * time.Millisecond)
+		if processed, left, _ := f.state(); processed != 0 || left != 1 {
+			t.Errorf("%d were processed as they were before the change, %d messages are left", processed, left)
+		}
+		pass(time.Second)
+		for name, want := range map[string]float64{"orders_processed_total": 1, "orders_duplicates_total": 0, "orders_poison_total": 0} {
+			if got := w.value(t, name); got != want {
+				t.Errorf("%s is %v, want %v", name, got, want)
+			}
+		}
+		if w.doubt.Load() || w.storeAway.Load() {
+			t.Error("the store is in doubt, which has answered")
+		}
+	})
+	if processed, left, received := f.state(); err != nil || processed != 1 || left != 0 || received != 2 {
+		t.Errorf("%d were processed, %d messages are left, received up to %d times, %v", processed, left, received, err)
 	}
 }
 
