@@ -75,6 +75,7 @@ func (f *webFlags) register(fs *flag.FlagSet) {
 	fs.DurationVar(&f.DrainIdle, "drain-idle", 15*time.Second, "end sooner when none has come for so long")
 	fs.DurationVar(&f.TokenCost, "token-cost", 50*time.Millisecond, "CPU time that POST /token takes")
 	fs.IntVar(&f.MaxInFlight, "max-in-flight", 200, "most requests that are served at once; more are answered 503")
+	fs.IntVar(&f.MaxConnections, "max-connections", 1000, "most connections of users that are open at once; more wait")
 	f.backends.register(fs)
 }
 
@@ -88,6 +89,8 @@ func (f *webFlags) check() error {
 		return flags.Wrong("token-cost", "is %s, and has to be 0s to 10s", f.TokenCost)
 	case f.MaxInFlight < 1:
 		return flags.Wrong("max-in-flight", "is %d, and has to be 1 or more", f.MaxInFlight)
+	case f.MaxConnections < 1:
+		return flags.Wrong("max-connections", "is %d, and has to be 1 or more", f.MaxConnections)
 	}
 	return f.backends.check()
 }

@@ -99,12 +99,12 @@ func start(t *testing.T, cloud *fakeaws.Server, env []string, args ...string) *p
 
 func (p *process) read(stderr io.Reader) {
 	for lines := bufio.NewScanner(stderr); lines.Scan(); {
-		var line struct{ Msg, For, Address string }
+		var line struct{ Msg, Port, Address string }
 		_ = json.Unmarshal(lines.Bytes(), &line) // That of a wrong command line is no JSON.
 		p.mu.Lock()
 		p.log.WriteString(lines.Text() + "\n")
 		if line.Msg == "listening" {
-			p.listen[line.For] = "http://" + line.Address
+			p.listen[line.Port] = "http://" + line.Address
 		}
 		p.mu.Unlock()
 	}

@@ -50,13 +50,7 @@ func Run(ctx context.Context, args []string) error {
 	if pod == "" {
 		pod, _ = os.Hostname() // Without either it has no name.
 	}
-	stop, err := serve.Start(ctx, "echo", *listen, Handler(pod))
-	if err != nil {
-		return err
-	}
-	<-ctx.Done()
-	stop()
-	return nil
+	return serve.Run(ctx, serve.Port{Name: "echo", Address: *listen, Handler: Handler(pod)})
 }
 
 // Handler answers for the pod: as JSON to who accepts application/json, and otherwise as

@@ -1,19 +1,14 @@
 package loader
 
 import (
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"time"
 
 	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/admin"
+	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/body"
 )
-
-// rateBody is the body of PUT /rate.
-type rateBody struct {
-	Rate *float64 `json:"rate"`
-}
 
 // maxRateBody is the longest body of PUT /rate, in bytes.
 const maxRateBody = 1 << 10
@@ -36,14 +31,12 @@ func (l *loader) getRate(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (l *loader) putRate(w http.ResponseWriter, r *http.Request) {
-	var body rateBody
-	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRateBody))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&body); err != nil || body.Rate == nil {
+	var rate *float64
+	if err := body.Read(w, r, maxRateBody, map[string]any{"rate": &rate}); err != nil || rate == nil {
 		refuse(w, http.StatusBadRequest, `the body is not {"rate": NUMBER}`)
 		return
 	}
-	if err := checkRate(*body.Rate); err != nil {
+	if err := checkRate(*rate); err != nil {
 		refuse(w, http.StatusBadRequest, err.Error())
 		return
 	}
@@ -51,10 +44,10 @@ func (l *loader) putRate(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusConflict, "sessions with a --count have no rate")
 		return
 	}
-	if old := l.pace.get(); old != *body.Rate {
-		slog.Info("the rate changes", "from", old, "to", *body.Rate)
+	if old := l.pace.get(); old != *rate {
+		slog.Info("the rate changes", "from", old, "to", *rate)
 	}
-	l.pace.set(*body.Rate, time.Now())
+	l.pace.set(*rate, time.Now())
 	l.getRate(w, r)
 }
 

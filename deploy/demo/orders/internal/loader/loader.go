@@ -20,6 +20,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/admin"
 	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/flags"
 	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/metrics"
 	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/serve"
@@ -145,11 +146,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	stop, err := serve.Start(ctx, "admin", o.admin, l.admin())
+	server, err := serve.Start(ctx, admin.Port(o.admin, l.admin()))
 	if err != nil {
 		return err
 	}
-	defer stop()
+	defer func() { _ = server.Stop(context.WithoutCancel(ctx)) }() // What is under way has had its time.
 	publishing, published := context.WithCancel(context.WithoutCancel(ctx))
 	var publisher sync.WaitGroup
 	publisher.Go(func() { l.publish.Run(publishing, o.publish, nil) })

@@ -242,7 +242,7 @@ func TestRateChangesWhileItRuns(t *testing.T) {
 				t.Errorf("achieved %v/s, want %d", got, rate)
 			}
 		}
-		for _, body := range []string{"", "{}", `{"rate":"1"}`, `{"rate":-1}`, `{"rate":1e9}`, `{"rat":1}`, `{"rate":1e999}`, `{"rate":` + strings.Repeat(" ", 2000) + `1}`} {
+		for _, body := range []string{"", "{}", `{"rate":"1"}`, `{"rate":-1}`, `{"rate":1e9}`, `{"rat":1}`, `{"RATE":1}`, `{"rate":1,"rate":2}`, `{"rate":1}{"rate":2}`, `{"rate":1} or so`, `{"rate":1e999}`, `{"rate":` + strings.Repeat(" ", 2000) + `1}`} {
 			if code, text := put(body); code != http.StatusBadRequest || !strings.Contains(text, "rate") {
 				t.Errorf("%.20s: %d %s, want 400 and why", body, code, text)
 			}

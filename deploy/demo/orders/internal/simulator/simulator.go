@@ -126,11 +126,11 @@ func Run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	stop, err := serve.Start(ctx, "admin", o.admin, s.handler())
+	server, err := serve.Start(ctx, admin.Port(o.admin, s.handler()))
 	if err != nil {
 		return err
 	}
-	defer stop()
+	defer func() { _ = server.Stop(context.WithoutCancel(ctx)) }() // What is under way has had its time.
 	slog.Info("simulating", "period", o.period.String(), "steps", o.steps, "min", o.wave.least, "max", o.wave.most, "queue", o.queue)
 	var running sync.WaitGroup
 	running.Go(func() { s.observe(ctx) })

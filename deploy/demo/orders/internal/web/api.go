@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"mime"
 	"net/http"
@@ -14,6 +13,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/body"
 	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/store"
 )
 
@@ -46,8 +46,8 @@ func wrong(code int, format string, args ...any) error {
 
 // orderBody is the JSON of a request; nil is what it does not have.
 type orderBody struct {
-	Item     *string `json:"item"`
-	Quantity *int    `json:"quantity"`
+	item     *string
+	quantity *int
 }
 
 // place stores an order. With the header Idempotency-Key a request may be sent again by
@@ -78,15 +78,15 @@ func newOrder(w http.ResponseWriter, r *http.Request) (store.NewOrder, error) {
 	if err != nil {
 		return store.NewOrder{}, err
 	}
-	var body orderBody
-	if err := readJSON(w, r, &body); err != nil {
-		return store.NewOrder{}, err
-	}
-	item, err := checkItem(body.Item)
+	asked, err := readOrder(w, r)
 	if err != nil {
 		return store.NewOrder{}, err
 	}
-	quantity, err := checkQuantity(body.Quantity)
+	item, err := checkItem(asked.item)
+	if err != nil {
+		return store.NewOrder{}, err
+	}
+	quantity, err := checkQuantity(asked.quantity)
 	return store.NewOrder{Item: item, Quantity: quantity, Key: key}, err
 }
 
@@ -117,6 +117,8 @@ func checkItem(item *string) (string, error) {
 		return "", wrong(http.StatusBadRequest, "item: has %d characters, and may have %d", n, maxItem)
 	case strings.ContainsFunc(text, unprintable):
 		return "", wrong(http.StatusBadRequest, "item: has a control character, or bytes that are no UTF-8")
+	case !strings.ContainsFunc(text, visible):
+		return "", wrong(http.StatusBadRequest, "item: has no character that can be seen")
 	}
 	return text, nil
 }
@@ -125,6 +127,14 @@ func checkItem(item *string) (string, error) {
 // text after them, and what encoding/json puts in the place of bytes that are no UTF-8.
 func unprintable(r rune) bool {
 	return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || r == utf8.RuneError
+}
+
+// visible is what can be seen by itself. Of what cannot, an item may have some between other
+// characters: some scripts and emoji need it.
+func visible(r rune) bool {
+	const brailleBlank = '\u2800' // It has the category of the Braille patterns with dots.
+	return r != brailleBlank && !unicode.IsSpace(r) && !unicode.IsMark(r) &&
+		!unicode.In(r, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point)
 }
 
 func checkQuantity(quantity *int) (int, error) {
@@ -182,16 +192,16 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) {
 
 // change sets the quantity of an order that is not processed yet.
 func (s *server) change(w http.ResponseWriter, r *http.Request) {
-	var body orderBody
-	if err := readJSON(w, r, &body); err != nil {
+	asked, err := readOrder(w, r)
+	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	if body.Item != nil {
+	if asked.item != nil {
 		s.fail(w, r, wrong(http.StatusBadRequest, "item: cannot be changed"))
 		return
 	}
-	quantity, err := checkQuantity(body.Quantity)
+	quantity, err := checkQuantity(asked.quantity)
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -238,43 +248,31 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
-// readJSON reads a body, and nothing that it should not have. That it has to say that it is
-// JSON keeps the forms of other sites out, too.
-func readJSON(w http.ResponseWriter, r *http.Request, into any) error {
-	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || media != "application/json" {
-		return wrong(http.StatusUnsupportedMediaType, "Content-Type: has to be application/json")
+// readOrder reads a body, and nothing that it should not have.
+func readOrder(w http.ResponseWriter, r *http.Request) (orderBody, error) {
+	var asked orderBody
+	if err := checkType(r.Header.Get("Content-Type")); err != nil {
+		return asked, err
 	}
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return jsonError(err)
+	err := body.Read(w, r, maxBody, map[string]any{"item": &asked.item, "quantity": &asked.quantity})
+	if large, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return asked, wrong(http.StatusRequestEntityTooLarge, "body: is longer than %d bytes", large.Limit)
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		if _, large := errors.AsType[*http.MaxBytesError](err); large {
-			return jsonError(err)
-		}
-		return wrong(http.StatusBadRequest, "body: there is more after the JSON object")
+	if err != nil {
+		return asked, wrong(http.StatusBadRequest, "%s", err)
 	}
-	return nil
+	return asked, nil
 }
 
-// jsonError says in the words of the API what is wrong with a body.
-func jsonError(err error) error {
-	var large *http.MaxBytesError
-	var kind *json.UnmarshalTypeError
-	switch {
-	case errors.As(err, &large):
-		return wrong(http.StatusRequestEntityTooLarge, "body: is longer than %d bytes", large.Limit)
-	case errors.As(err, &kind) && kind.Field != "":
-		expected := map[string]string{"item": "a text", "quantity": "a whole number"}[kind.Field]
-		return wrong(http.StatusBadRequest, "%s: has to be %s, and is a %s", kind.Field, expected, kind.Value)
+// checkType wants JSON, which is in UTF-8. That a body has to say so keeps the forms of other
+// sites out, too.
+func checkType(contentType string) error {
+	media, parameters, err := mime.ParseMediaType(contentType)
+	charset, has := parameters["charset"]
+	if err != nil || media != "application/json" || has && !strings.EqualFold(charset, "utf-8") {
+		return wrong(http.StatusUnsupportedMediaType, "Content-Type: has to be application/json, in UTF-8")
 	}
-	// encoding/json has no type for it.
-	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-		return wrong(http.StatusBadRequest, "%s: is no field of an order", strings.Trim(field, `"`))
-	}
-	return wrong(http.StatusBadRequest, "body: is no JSON object of an order")
+	return nil
 }
 
 func writeError(w http.ResponseWriter, code int, text string) {

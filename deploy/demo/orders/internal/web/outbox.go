@@ -18,6 +18,8 @@ const (
 	maxSweep   = 20
 	// storeLimit bounds a call of the store, including the wait for a connection.
 	storeLimit = 3 * time.Second
+	// lastLimit is for what is fresh when web ends.
+	lastLimit = 5 * time.Second
 )
 
 // outbox sends orders to the queue once they are stored. A user never waits for the queue. It
@@ -98,6 +100,7 @@ func (o *outbox) sweep(ctx context.Context) {
 		ids, err := o.claim(ctx)
 		if err != nil {
 			slog.Warn("orders wait to be sent", "error", err)
+			o.look(ctx)
 			return
 		}
 		if len(ids) == 0 || !o.send(ctx, ids) {
@@ -118,6 +121,15 @@ func (o *outbox) claim(ctx context.Context) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeLimit)
 	defer cancel()
 	return o.store.Claim(ctx, queue.MaxBatch)
+}
+
+// look has the store find out whether its tables are gone, which it then makes.
+func (o *outbox) look(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, storeLimit)
+	defer cancel()
+	if err := o.store.Ready(ctx); err != nil {
+		slog.Warn("the database is not ready", "error", err)
+	}
 }
 
 // send says whether the queue took all.

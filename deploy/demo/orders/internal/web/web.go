@@ -7,34 +7,21 @@ package web
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/admin"
+	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/serve"
 	"github.com/tidegauge/tidegauge/deploy/demo/orders/internal/store"
 )
 
-const (
-	// Limits of a request, so that nobody holds a connection for nothing.
-	headerLimit  = 5 * time.Second
-	readLimit    = 10 * time.Second
-	requestLimit = 30 * time.Second
-	maxHeader    = 16 << 10 // bytes
-	// idleLimit has to be longer than a load balancer keeps an idle connection, by default
-	// 60 s: a connection that this end closes first may have a request under way, which then
-	// fails with 502. See
-	// https://docs.aws.amazon.com/elasticloadbalancing/latest/application/load-balancer-troubleshooting.html#http-502-issues
-	idleLimit = 75 * time.Second
-	// lastLimit is for the requests that are in flight when the time to drain is over.
-	lastLimit = 5 * time.Second
-	// readyLimit bounds the question whether the database is there.
-	readyLimit = time.Second
-)
+// readyLimit bounds the question whether the database is there.
+const readyLimit = time.Second
 
 // Options are the flags of web.
 type Options struct {
@@ -45,8 +32,9 @@ type Options struct {
 	Drain, DrainIdle time.Duration
 	// TokenCost is the CPU time that a token takes.
 	TokenCost time.Duration
-	// MaxInFlight is how many requests of users are served at once.
-	MaxInFlight int
+	// MaxInFlight is how many requests of users are served at once, and MaxConnections how many
+	// connections of theirs are open.
+	MaxInFlight, MaxConnections int
 }
 
 // Store is where the orders are.
@@ -74,6 +62,7 @@ type server struct {
 	outbox  *outbox
 	traffic *traffic
 	slots   chan struct{} // has one for each request that is served
+	reached atomic.Bool   // the database has answered at some time
 }
 
 func newServer(o Options, s Store, q Queue) *server {
@@ -90,7 +79,7 @@ func Run(ctx context.Context, o Options, st Store, q Queue) error {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	group, life := errgroup.WithContext(life)
-	group.Go(func() error { return admin.Serve(life, o.AdminListen, s.adminHandler()) })
+	group.Go(func() error { return serve.Run(life, admin.Port(o.AdminListen, s.adminHandler())) })
 	group.Go(func() error { s.outbox.run(life); return nil })
 	group.Go(func() error {
 		defer end()
@@ -101,32 +90,24 @@ func Run(ctx context.Context, o Options, st Store, q Queue) error {
 
 // serve serves users until ctx is done and the traffic has ended, or life is done.
 func (s *server) serve(ctx, life context.Context) error {
-	l, err := admin.Listen(ctx, "http", s.opts.Listen)
+	users, err := serve.Start(ctx, serve.Port{Name: "http", Address: s.opts.Listen, Handler: s.handler(), MaxConnections: s.opts.MaxConnections})
 	if err != nil {
 		return err
 	}
-	h := &http.Server{
-		Handler:           s.handler(),
-		ReadHeaderTimeout: headerLimit, ReadTimeout: readLimit, WriteTimeout: requestLimit,
-		IdleTimeout: idleLimit, MaxHeaderBytes: maxHeader,
-	}
-	failed := make(chan error, 1)
-	go func() { failed <- h.Serve(l) }()
 	select {
-	case err := <-failed:
-		return fmt.Errorf("http port: %w", err)
+	case err := <-users.Failed():
+		return err
 	case <-life.Done():
-		return h.Close()
+		return users.Stop(life)
 	case <-ctx.Done():
 	}
 	s.traffic.drain()
 	slog.Info("draining", "for", s.opts.Drain.String(), "idle", s.opts.DrainIdle.String())
 	quiet := s.traffic.awaitQuiet(life, s.opts.DrainIdle, s.opts.Drain)
 	// From here on connections are refused or closed.
-	last, cancel := context.WithTimeout(life, lastLimit)
-	defer cancel()
-	if err := h.Shutdown(last); err != nil {
-		return errors.Join(fmt.Errorf("%d requests in flight were cut: %w", s.traffic.inFlight(), err), h.Close())
+	left := s.traffic.inFlight()
+	if err := users.Stop(life); err != nil {
+		return fmt.Errorf("of %d in flight: %w", left, err)
 	}
 	slog.Info("drained", "quiet", quiet)
 	return nil
@@ -200,20 +181,35 @@ func (s *server) health(w http.ResponseWriter, _ *http.Request) {
 	writeText(w, http.StatusOK, "ok")
 }
 
-// ready says whether a request would be served well.
+// ready says whether requests should come here. It is bad until the database has answered for
+// the first time, so that a rollout stops at a version that is configured wrongly. From then on
+// the database is not asked: all pods have the same one, and would leave the load balancer all
+// at once, for an HPA that finds no requests and takes them away. While it is away each request
+// is answered 503.
 func (s *server) ready(w http.ResponseWriter, r *http.Request) {
-	if s.traffic.draining() {
+	switch {
+	case s.traffic.draining():
 		writeText(w, http.StatusServiceUnavailable, "draining")
-		return
+	case !s.reach(r.Context()):
+		writeText(w, http.StatusServiceUnavailable, "the database has not answered yet")
+	default:
+		writeText(w, http.StatusOK, "ok")
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), readyLimit)
+}
+
+// reach says whether the database has ever answered.
+func (s *server) reach(ctx context.Context) bool {
+	if s.reached.Load() {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyLimit)
 	defer cancel()
 	if err := s.store.Ready(ctx); err != nil {
 		slog.Warn("not ready", "error", err)
-		writeText(w, http.StatusServiceUnavailable, "the database is away")
-		return
+		return false
 	}
-	writeText(w, http.StatusOK, "ok")
+	s.reached.Store(true)
+	return true
 }
 
 func writeText(w http.ResponseWriter, code int, text string) {

@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -85,10 +86,10 @@ func TestOrderFromPlacedToProcessed(t *testing.T) {
 		t.Errorf("%d %v %+v", w.Code, w.Header(), placed)
 	}
 	path := "/api/orders/" + placed.ID
-	if w := ask(s, http.MethodPatch, path, `{"quantity":1000}`); w.Code != http.StatusOK || decode[store.Order](t, w).Quantity != 1000 {
+	if w = ask(s, http.MethodPatch, path, `{"quantity":1000}`); w.Code != http.StatusOK || decode[store.Order](t, w).Quantity != 1000 {
 		t.Errorf("changing: %d %s", w.Code, w.Body)
 	}
-	if err := st.MarkProcessed(t.Context(), placed.ID); err != nil {
+	if err := st.MarkProcessed(t.Context(), decode[store.Order](t, w)); err != nil {
 		t.Fatal(err)
 	}
 	if w := ask(s, http.MethodPatch, path, `{"quantity":3}`); w.Code != http.StatusConflict || !strings.Contains(w.Body.String(), "processed") {
@@ -140,6 +141,7 @@ func TestBadInputStoresNothing(t *testing.T) {
 		{"spaces", "POST", "/api/orders", `{"item":" \t ","quantity":1}`, nil, 400, "item:"},
 		{"long item", "POST", "/api/orders", `{"item":"` + strings.Repeat("é", 201) + `","quantity":1}`, nil, 400, "item: has 201"},
 		{"NUL", "POST", "/api/orders", `{"item":"a\u0000b","quantity":1}`, nil, 400, "item:"},
+		{"nothing that is seen", "POST", "/api/orders", `{"item":"\u200b\u2060 \ufe0f\u2800\u3164\ufeff","quantity":1}`, nil, 400, "item: has no character that can be seen"},
 		{"line", "POST", "/api/orders", `{"item":"a\nb","quantity":1}`, nil, 400, "item:"},
 		{"direction", "POST", "/api/orders", `{"item":"a\u202eb","quantity":1}`, nil, 400, "item:"},
 		{"half a pair", "POST", "/api/orders", `{"item":"a\ud800b","quantity":1}`, nil, 400, "item:"},
@@ -151,13 +153,21 @@ func TestBadInputStoresNothing(t *testing.T) {
 		{"too many", "POST", "/api/orders", `{"item":"tea","quantity":1001}`, nil, 400, "quantity: is 1001"},
 		{"fraction", "POST", "/api/orders", `{"item":"tea","quantity":1.5}`, nil, 400, "quantity: has to be a whole number"},
 		{"huge", "POST", "/api/orders", `{"item":"tea","quantity":1e99}`, nil, 400, "quantity:"},
+		{"long number", "POST", "/api/orders", `{"item":"tea","quantity":` + strings.Repeat("1", 16_000) + `}`, nil, 400, "quantity: has to be a whole number"},
 		{"text", "POST", "/api/orders", `{"item":"tea","quantity":"1"}`, nil, 400, "quantity:"},
+		{"long field", "POST", "/api/orders", `{"` + strings.Repeat("x", 16_000) + `":1}`, nil, 400, "xxx"},
 		{"unknown field", "POST", "/api/orders", `{"item":"tea","quantity":1,"price":0}`, nil, 400, "price:"},
+		{"item of another case", "POST", "/api/orders", `{"item":"tea","ITEM":"coffee","quantity":1}`, nil, 400, "ITEM: there is no such field"},
+		{"two items", "POST", "/api/orders", `{"item":"tea","quantity":1,"item":"coffee"}`, nil, 400, "item: is there twice"},
+		{"two quantities", "PATCH", one, `{"quantity":1,"quantity":2}`, nil, 400, "quantity: is there twice"},
 		{"list", "POST", "/api/orders", `[]`, nil, 400, "body:"},
 		{"broken", "POST", "/api/orders", `{"item":"tea"`, nil, 400, "body:"},
 		{"nothing", "POST", "/api/orders", ``, []string{"Content-Type", "application/json"}, 400, "body:"},
 		{"two", "POST", "/api/orders", good + good, nil, 400, "body:"},
 		{"form", "POST", "/api/orders", `item=tea`, []string{"Content-Type", "application/x-www-form-urlencoded"}, 415, "Content-Type:"},
+		{"UTF-16", "POST", "/api/orders", good, []string{"Content-Type", "application/json; charset=utf-16"}, 415, "Content-Type:"},
+		{"Latin-1", "PATCH", one, `{"quantity":2}`, []string{"Content-Type", "application/json;charset=iso-8859-1"}, 415, "Content-Type:"},
+		{"no charset", "POST", "/api/orders", good, []string{"Content-Type", "application/json; charset="}, 415, "Content-Type:"},
 		{"no type", "POST", "/api/orders", good, []string{"Content-Type", ""}, 415, "Content-Type:"},
 		{"long body", "POST", "/api/orders", long, nil, 413, "body:"},
 		{"long after the order", "POST", "/api/orders", good + strings.Repeat(" ", 17<<10), nil, 413, "body:"},
@@ -179,8 +189,8 @@ func TestBadInputStoresNothing(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			w := ask(s, test.method, test.path, test.body, test.headers...)
 			got := decode[struct{ Error string }](t, w)
-			if w.Code != test.code || !strings.HasPrefix(got.Error, test.field) {
-				t.Errorf("%d %q, want %d and what is wrong with %s", w.Code, got.Error, test.code, test.field)
+			if w.Code != test.code || !strings.HasPrefix(got.Error, test.field) || len(got.Error) > 200 {
+				t.Errorf("%d %.300q, want %d and what is wrong with %s, in short", w.Code, got.Error, test.code, test.field)
 			}
 		})
 	}
@@ -198,6 +208,27 @@ func TestBadInputStoresNothing(t *testing.T) {
 	}
 	if w := ask(s, http.MethodDelete, one, ""); w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("DELETE: %d", w.Code)
+	}
+}
+
+func TestItemsThatAreTaken(t *testing.T) {
+	s, _ := newTestServer(t)
+	for _, item := range []string{
+		"7", "é", "茶", "☕", "\u2764\ufe0f", // A heart in colour.
+		"\u0686\u0627\u06cc\u200c\u0633\u0628\u0632",         // Green tea in Persian.
+		"\U0001F468\u200d\U0001F469\u200d\U0001F467",         // A family.
+		"\U0001F3F4\U000E0067\U000E0062\U000E0065\U000E007F", // A flag.
+	} {
+		text, err := json.Marshal(map[string]any{"item": item, "quantity": 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, kind := range []string{"application/json", "application/json; charset=utf-8", "Application/JSON;Charset=\"UTF-8\""} {
+			w := ask(s, http.MethodPost, "/api/orders", string(text), "Content-Type", kind)
+			if got := decode[store.Order](t, w).Item; w.Code != http.StatusCreated || got != item {
+				t.Errorf("%q as %s: %d %s", item, kind, w.Code, w.Body)
+			}
+		}
 	}
 }
 
@@ -276,19 +307,31 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// failingStore is a database that is away.
-type failingStore struct{ Store }
+// failingStore is a database that is away, or not any more.
+type failingStore struct {
+	Store
+
+	back bool
+}
 
 var errAway = errors.New("connection refused to secret-host")
 
-func (failingStore) Ready(context.Context) error { return errAway }
+func (s *failingStore) Ready(context.Context) error {
+	if s.back {
+		return nil
+	}
+	return errAway
+}
 
-func (failingStore) Place(context.Context, store.NewOrder) (store.Order, bool, error) {
+func (*failingStore) Place(context.Context, store.NewOrder) (store.Order, bool, error) {
 	return store.Order{}, false, errAway
 }
 
+// TestDatabaseAway: requests fail, and the pod stays where they come to, as the other pods have
+// the same database. Only one that has never reached it is not ready.
 func TestDatabaseAway(t *testing.T) {
-	s := newServer(Options{MaxInFlight: 1}, failingStore{}, &fakeQueue{})
+	st := &failingStore{}
+	s := newServer(Options{MaxInFlight: 1}, st, &fakeQueue{})
 	w := ask(s, http.MethodPost, "/api/orders", `{"item":"tea","quantity":1}`)
 	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || strings.Contains(w.Body.String(), "secret-host") {
 		t.Errorf("%d %v %s, want 503 with Retry-After, and nothing of the database", w.Code, w.Header(), w.Body)
@@ -297,6 +340,16 @@ func TestDatabaseAway(t *testing.T) {
 		if w := ask(s, http.MethodGet, path, ""); w.Code != code {
 			t.Errorf("%s: %d, want %d", path, w.Code, code)
 		}
+	}
+	for _, back := range []bool{true, false} {
+		st.back = back
+		if w := ask(s, http.MethodGet, "/readyz", ""); w.Code != http.StatusOK {
+			t.Errorf("once the database was there, and is %v now, /readyz is %d", back, w.Code)
+		}
+	}
+	s.traffic.drain()
+	if w := ask(s, http.MethodGet, "/readyz", ""); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("while draining /readyz is %d", w.Code)
 	}
 	if len(s.outbox.fresh) > 0 {
 		t.Error("an order that is not stored is sent")
@@ -473,5 +526,37 @@ func TestTokenEndsWhenTheClientLeaves(t *testing.T) {
 	cancel()
 	if _, ok := burn(ctx, time.Hour); ok {
 		t.Error("it burned an hour of CPU")
+	}
+}
+
+// TestTablesOfAnotherDatabase: one that was put in the place of the first gets them, though
+// nobody asks for readiness.
+func TestTablesOfAnotherDatabase(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "orders.db")
+	st, err := store.Open(store.Options{File: file, Connections: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	s := newServer(Options{MaxInFlight: 1}, st, &fakeQueue{})
+	if w := ask(s, http.MethodPost, "/api/orders", `{"item":"tea","quantity":1}`); w.Code != http.StatusCreated {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	db, err := sql.Open("sqlite", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(t.Context(), "DROP TABLE outbox; DROP TABLE orders"); err != nil {
+		t.Fatal(err)
+	}
+	if w := ask(s, http.MethodPost, "/api/orders", `{"item":"tea","quantity":1}`); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("without tables: %d %s", w.Code, w.Body)
+	}
+	for range 2 {
+		s.outbox.sweep(t.Context())
+	}
+	if w := ask(s, http.MethodPost, "/api/orders", `{"item":"tea","quantity":1}`); w.Code != http.StatusCreated {
+		t.Errorf("after two sweeps: %d %s", w.Code, w.Body)
 	}
 }
