@@ -124,9 +124,9 @@ func (d *demo) run(t *testing.T, mode string, ports int, args ...string) string 
 		defer close(listening)
 		for lines := bufio.NewScanner(stderr); lines.Scan(); {
 			logs.WriteString(lines.Text() + "\n")
-			var line struct{ Msg, Port, For, Address string } // The modes say it in two ways.
+			var line struct{ Msg, Port, Address string }
 			if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "listening" {
-				listening <- [2]string{line.Port + line.For, line.Address}
+				listening <- [2]string{line.Port, line.Address}
 			}
 		}
 	})

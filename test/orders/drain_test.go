@@ -90,14 +90,14 @@ func TestStopFailsNoRequest(t *testing.T) {
 		name string
 		stop func(t *testing.T, p *process)
 	}{
-		{"SIGTERM", func(t *testing.T, p *process) { p.terminate(t) }},
+		{"SIGTERM", func(_ *testing.T, p *process) { p.Terminate() }},
 		{"/drain and SIGTERM", func(t *testing.T, p *process) {
 			for _, method := range []string{http.MethodGet, http.MethodPost} {
 				if a, err := ask(method, p.admin+"/drain", ""); err != nil || a.status != http.StatusOK {
 					t.Errorf("%s /drain: %d %v", method, a.status, err)
 				}
 			}
-			p.terminate(t)
+			p.Terminate()
 		}},
 	}
 	for _, test := range tests {
@@ -154,7 +154,7 @@ func TestDrainAloneEndsNothing(t *testing.T) {
 	if a, err := ask(http.MethodGet, web.admin+"/livez", ""); err != nil || a.status != http.StatusOK {
 		t.Errorf("/livez: %d %v: it would be restarted", a.status, err)
 	}
-	web.terminate(t)
+	web.Terminate()
 	web.wantEnd(t, 0)
 }
 
@@ -163,7 +163,7 @@ func TestDrainTimeIsTheEnd(t *testing.T) {
 	load := startLoad(web.http, 3)
 	load.during(t, 50)
 	began := time.Now()
-	web.terminate(t)
+	web.Terminate()
 	web.wantEnd(t, 0)
 	if took := time.Since(began); took < time.Second || took > 20*time.Second {
 		t.Errorf("it took %v, want the 1s of --drain and little more", took)
@@ -174,7 +174,7 @@ func TestDrainTimeIsTheEnd(t *testing.T) {
 
 func TestProbesDoNotKeepItFromEnding(t *testing.T) {
 	web := newBed(t).web(t, "--drain", "10m", "--drain-idle", "500ms")
-	web.terminate(t)
+	web.Terminate()
 	for until := time.Now().Add(deadline); time.Now().Before(until); {
 		if err := web.wantStatus("/healthz", http.StatusServiceUnavailable); err != nil {
 			break // It has ended.
@@ -203,7 +203,7 @@ func TestRequestInFlightIsFinished(t *testing.T) {
 		}
 		return err
 	})
-	web.terminate(t)
+	web.Terminate()
 	if err := <-answered; err != nil {
 		t.Errorf("the request that was in flight: %v", err)
 	}

@@ -3,7 +3,6 @@
 package orders
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -17,8 +16,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -29,19 +26,19 @@ import (
 
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/fakeaws"
+	"github.com/tidegauge/tidegauge/test/orders/program"
 )
 
 const (
-	// deadline is how long a test waits for a condition, however loaded the machine is.
-	deadline = time.Minute
+	deadline = program.Deadline
 	interval = 50 * time.Millisecond
 
 	ordersQueue = "orders"
 	deadQueue   = "orders-dead"
 )
 
-// program is the path of the application that the tests run.
-var program string
+// binary is the path of the application that the tests run.
+var binary string
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
@@ -59,36 +56,11 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	program = filepath.Join(dir, "orders")
-	if err := build(program); err != nil {
+	if binary, err = program.Build(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return m.Run()
-}
-
-// build builds the application as its image has it.
-func build(path string) error {
-	cmd, err := inModule("build", "-trimpath", "-o", path, ".")
-	if err != nil {
-		return err
-	}
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("building orders: %w\n%s", err, out)
-	}
-	return nil
-}
-
-// inModule is a call of go in the application's module.
-func inModule(args ...string) (*exec.Cmd, error) {
-	root, err := env.Root()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.Command("go", args...)
-	cmd.Dir = filepath.Join(root, "deploy", "demo", "orders")
-	return cmd, nil
 }
 
 // bed is the AWS stand-in with the queues, and a database.
@@ -157,108 +129,44 @@ func startPostgres(t *testing.T, opts env.PostgresOptions) *env.Postgres {
 
 // process is a running mode of the application.
 type process struct {
-	cmd   *exec.Cmd
+	*program.Process
+
 	http  string // URL of the users' port
 	admin string // URL of the admin port
-	done  chan struct{}
-
-	mu   sync.Mutex
-	logs strings.Builder
 }
 
 // start runs a mode, and returns when it listens on its ports.
-func (b *bed) start(t *testing.T, mode string, ports int, args ...string) *process {
+func (b *bed) start(t *testing.T, mode string, args ...string) *process {
 	t.Helper()
 	args = append([]string{mode, "--admin-listen", "127.0.0.1:0", "--sqlite", b.sqlite}, args...)
-	p := &process{cmd: exec.Command(program, args...), done: make(chan struct{})}
-	p.cmd.Env = []string{
+	p := &process{Process: program.Start(t, binary, []string{
 		"AWS_ENDPOINT_URL=" + b.aws.URL(), "AWS_REGION=" + fakeaws.DefaultRegion,
 		"AWS_ACCESS_KEY_ID=" + b.aws.AccessKeyID(), "AWS_SECRET_ACCESS_KEY=" + b.aws.SecretAccessKey(),
 		"AWS_EC2_METADATA_DISABLED=true", "HOME=" + t.TempDir(), "DATABASE_URL=" + b.url,
-	}
-	stderr, err := p.cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	listening := make(chan [2]string, 2)
-	go p.read(stderr, listening)
-	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill() // It may have ended.
-		<-p.done
-		if t.Failed() {
-			t.Logf("orders %s:\n%s", strings.Join(args, " "), p.log())
-		}
-	})
-	for range ports {
-		select {
-		case port := <-listening:
-			if port[0] == "http" {
-				p.http = "http://" + port[1]
-			} else {
-				p.admin = "http://" + port[1]
-			}
-		case <-p.done:
-			t.Fatalf("orders %s ended: %s\n%s", mode, p.cmd.ProcessState, p.log())
-		case <-time.After(deadline):
-			t.Fatalf("orders %s does not listen\n%s", mode, p.log())
-		}
+	}, args...)}
+	p.admin = p.URL("admin")
+	if mode == "web" {
+		p.http = p.URL("http")
 	}
 	return p
 }
 
-// read reads the log, and finds in it where the process listens.
-func (p *process) read(stderr io.Reader, listening chan<- [2]string) {
-	lines := bufio.NewScanner(stderr)
-	for lines.Scan() {
-		p.mu.Lock()
-		p.logs.WriteString(lines.Text() + "\n")
-		p.mu.Unlock()
-		var line struct{ Msg, Port, Address string }
-		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "listening" {
-			listening <- [2]string{line.Port, line.Address}
-		}
-	}
-	_ = p.cmd.Wait() // How it ended is in ProcessState.
-	close(p.done)
-}
-
-func (p *process) log() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.logs.String()
-}
-
 func (b *bed) web(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := b.start(t, "web", 2, append([]string{"--listen", "127.0.0.1:0"}, args...)...)
+	p := b.start(t, "web", append([]string{"--listen", "127.0.0.1:0"}, args...)...)
 	eventually(t, "web is ready", func() error { return p.wantStatus("/readyz", http.StatusOK) })
 	return p
 }
 
 func (b *bed) worker(t *testing.T, args ...string) *process {
 	t.Helper()
-	return b.start(t, "worker", 1, append([]string{"--visibility", "3s", "--work", "20ms"}, args...)...)
-}
-
-func (p *process) terminate(t *testing.T) {
-	t.Helper()
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	return b.start(t, "worker", append([]string{"--visibility", "3s", "--work", "20ms"}, args...)...)
 }
 
 // wantEnd waits for the process's end, with a code.
 func (p *process) wantEnd(t *testing.T, code int) {
 	t.Helper()
-	select {
-	case <-p.done:
-	case <-time.After(deadline):
-		t.Fatal("the process does not end")
-	}
-	if got := p.cmd.ProcessState.ExitCode(); got != code {
+	if got := p.Wait(); got != code {
 		t.Errorf("the process ended with %d, want %d", got, code)
 	}
 }
@@ -460,7 +368,7 @@ func eventually(t *testing.T, what string, holds func() error) {
 // output runs the program to its end.
 func output(t *testing.T, variables []string, args ...string) (code int, said string) {
 	t.Helper()
-	cmd := exec.Command(program, args...)
+	cmd := exec.Command(binary, args...)
 	cmd.Env = append([]string{"HOME=" + t.TempDir()}, variables...)
 	var all bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &all, &all

@@ -14,13 +14,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
 	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/orders/program"
 )
 
 // TestStoreInPostgres runs the tests of the application's package store, which are for both
 // databases, with PostgreSQL.
 func TestStoreInPostgres(t *testing.T) {
 	p := startPostgres(t, env.PostgresOptions{})
-	cmd, err := inModule("test", "-count=1", "./internal/store")
+	cmd, err := program.Go("test", "-count=1", "./internal/store")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,10 +120,7 @@ func TestKilledWorkerLosesNoOrder(t *testing.T) {
 		}
 		doomed := b.worker(t, "--work", "1h")
 		wantSum(t, 10, "orders_in_work", doomed)
-		if err := doomed.cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		<-doomed.done
+		doomed.Kill()
 		heir := b.worker(t)
 		web.wantCounts(t, orders, orders)
 		wantSum(t, orders, "orders_processed_total", heir)
@@ -140,10 +138,7 @@ func TestKilledWebLosesNoEvent(t *testing.T) {
 	for range orders {
 		doomed.place(t)
 	}
-	if err := doomed.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	<-doomed.done
+	doomed.Kill()
 	if err := b.aws.Resume(); err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +170,7 @@ func TestWorkerFinishesWhatItHolds(t *testing.T) {
 	}
 	worker := b.worker(t, "--work", "2s", "--concurrency", "5")
 	wantSum(t, 5, "orders_in_work", worker)
-	worker.terminate(t)
+	worker.Terminate()
 	worker.wantEnd(t, 0)
 	web.wantCounts(t, orders, 5)
 	b.wantDepth(t, ordersQueue, orders-5)
@@ -187,7 +182,7 @@ func TestWorkerGivesBackWhatTakesTooLong(t *testing.T) {
 	web.place(t)
 	worker := b.worker(t, "--work", "1h", "--drain", "500ms", "--visibility", "1h")
 	wantSum(t, 1, "orders_in_work", worker)
-	worker.terminate(t)
+	worker.Terminate()
 	worker.wantEnd(t, 1)
 	web.wantCounts(t, 1, 0)
 	heir := b.worker(t)
@@ -249,7 +244,7 @@ func TestDatabaseAway(t *testing.T) {
 	b.wantDepth(t, deadQueue, 1)
 	wantSum(t, 2, "orders_processed_total", worker)
 	for _, process := range []*process{web, worker} {
-		if strings.Contains(process.log(), p.Password()) {
+		if strings.Contains(process.Log(), p.Password()) {
 			t.Error("the database's password is in the log")
 		}
 	}
@@ -292,7 +287,7 @@ func TestDatabaseFull(t *testing.T) {
 		}
 	}
 	t.Logf("%d orders were stored before it was full", stored)
-	if !strings.Contains(web.log(), "53100") {
+	if !strings.Contains(web.Log(), "53100") {
 		t.Error("the log does not say disk_full, SQLSTATE 53100")
 	}
 	if all, _, err := web.counts(); err != nil || all != stored {
@@ -315,7 +310,7 @@ func TestDatabaseFull(t *testing.T) {
 func TestDatabaseThatCannotBeOpened(t *testing.T) {
 	b := newBed(t)
 	b.sqlite = filepath.Join(t.TempDir(), "nowhere", "orders.db")
-	web := b.start(t, "web", 2, "--listen", "127.0.0.1:0")
+	web := b.start(t, "web", "--listen", "127.0.0.1:0")
 	wantUnavailable(t, web, http.MethodPost, "/api/orders", `{"item":"tea","quantity":1}`)
 	if err := web.wantStatus("/readyz", http.StatusServiceUnavailable); err != nil {
 		t.Error(err)
@@ -337,7 +332,7 @@ func TestOutageDoesNotMakePoison(t *testing.T) {
 		<-time.After(interval)
 	}
 	b.wantDepth(t, ordersQueue, 1)
-	worker.terminate(t)
+	worker.Terminate()
 	worker.wantEnd(t, 0)
 	out, err := b.client.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{
 		QueueUrl: b.queueURL(ordersQueue), WaitTimeSeconds: 20,

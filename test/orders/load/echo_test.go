@@ -7,16 +7,18 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/tidegauge/tidegauge/test/orders/program"
 )
 
 // Row B14: three of them behind one entry point, each of which says who it is and what the
 // proxy has added.
 func TestThreeEchoes(t *testing.T) {
 	var pods []*url.URL
-	var echoes []*process
+	var echoes []*program.Process
 	for _, name := range []string{"echo-a", "echo-b", "echo-c"} {
 		p := start(t, nil, []string{"POD_NAME=" + name}, "echo")
-		u, err := url.Parse(p.url("echo"))
+		u, err := url.Parse(p.URL("echo"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -54,7 +56,7 @@ func TestThreeEchoes(t *testing.T) {
 		t.Errorf("headers without end are answered with %d, want 431", status)
 	}
 	for _, p := range echoes {
-		if code := p.stop(); code != 0 {
+		if code := p.Stop(); code != 0 {
 			t.Errorf("exit code %d", code)
 		}
 	}

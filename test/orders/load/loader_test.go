@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tidegauge/tidegauge/test/fakeaws"
+	"github.com/tidegauge/tidegauge/test/orders/program"
 )
 
 // summary is what the loader says with -o json, as far as it is looked at.
@@ -25,14 +26,14 @@ type summary struct {
 	LatencySeconds                   struct{ P50, Max float64 }
 }
 
-func (p *process) summary() summary {
-	p.t.Helper()
-	if code := p.wait(); code != 0 {
-		p.t.Fatalf("exit code %d:\n%s", code, p.text())
+func summaryOf(t *testing.T, p *program.Process) summary {
+	t.Helper()
+	if code := p.Wait(); code != 0 {
+		t.Fatalf("exit code %d:\n%s", code, p.Log())
 	}
 	var s summary
-	if err := json.Unmarshal(p.out.Bytes(), &s); err != nil {
-		p.t.Fatalf("%v in %s", err, &p.out)
+	if err := json.Unmarshal(p.Output(), &s); err != nil {
+		t.Fatalf("%v in %s", err, p.Output())
 	}
 	return s
 }
@@ -85,7 +86,7 @@ func TestClientsTimesRate(t *testing.T) {
 				fine(w, r)
 			})
 			args := []string{"loader", "--url", web.URL, "--path", "/any", "--sessions", "5", "--duration", "8s", "--publish", "0", "-o", "json"}
-			s := start(t, nil, nil, append(args, test.args...)...).summary()
+			s := summaryOf(t, start(t, nil, nil, append(args, test.args...)...))
 			if came := float64(web.requests.Load()) / s.Seconds; math.Abs(came-25) > 25*0.05 || math.Abs(s.RateAchieved-25) > 25*0.05 {
 				t.Errorf("%v requests a second came, the loader says %+v; want 25 ± 5%%", came, s)
 			}
@@ -103,7 +104,7 @@ func TestClientsTimesRate(t *testing.T) {
 func TestSessionsTimesCount(t *testing.T) {
 	web := loaded(t, fine)
 	p := start(t, nil, nil, "loader", "--url", web.URL, "--sessions", "50", "--count", "100", "--publish", "0", "-o", "json")
-	s := p.summary()
+	s := summaryOf(t, p)
 	if s.Requests != 5000 || s.Codes["200"] != 5000 || web.requests.Load() != 5000 {
 		t.Errorf("%d requests came, the loader says %+v; want 50 × 100", web.requests.Load(), s)
 	}
@@ -131,16 +132,16 @@ func TestOneMetricOfEachStatusCodeReachesCloudWatch(t *testing.T) {
 		}
 	})
 	p := start(t, cloud, nil, "loader", "--url", web.URL, "--path", "/any", "--rate", "50", "--keep-alive=false", "--publish", "1s", "-o", "json")
-	eventually(t, "the loader says that CloudWatch is away", func() bool { return strings.Contains(p.text(), "CloudWatch took no metrics") })
+	eventually(t, "the loader says that CloudWatch is away", func() bool { return strings.Contains(p.Log(), "CloudWatch took no metrics") })
 	lift()
-	eventually(t, "the loader says that CloudWatch is back", func() bool { return strings.Contains(p.text(), "CloudWatch takes metrics again") })
+	eventually(t, "the loader says that CloudWatch is back", func() bool { return strings.Contains(p.Log(), "CloudWatch takes metrics again") })
 	if _, there := published(t.Context(), t, cloud, "502", "Sum"); !there {
 		t.Error("502 is no metric while it runs")
 	}
-	if code := p.stop(); code != 0 {
+	if code := p.Stop(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	s := p.summary()
+	s := summaryOf(t, p)
 	codes := map[string]int{}
 	for _, code := range []string{"0", "200", "502", "504"} {
 		codes[code] = int(sum(t.Context(), t, cloud, code))
@@ -153,7 +154,7 @@ func TestOneMetricOfEachStatusCodeReachesCloudWatch(t *testing.T) {
 func TestRateIsChangedByTheAdminPort(t *testing.T) {
 	web := loaded(t, fine)
 	p := start(t, nil, nil, "loader", "--url", web.URL, "--rate", "0", "--publish", "0", "-o", "json")
-	admin := p.url("admin")
+	admin := p.URL("admin")
 	put := func(rate string) int {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, admin+"/rate", strings.NewReader(`{"rate":`+rate+`}`))
 		if err != nil {
@@ -188,10 +189,10 @@ func TestRateIsChangedByTheAdminPort(t *testing.T) {
 	if status, text := get(t.Context(), t, admin+"/summary"); status != http.StatusOK || !strings.Contains(text, `"requests": 3`) {
 		t.Errorf("%d %s", status, text)
 	}
-	if code := p.stop(); code != 0 {
+	if code := p.Stop(); code != 0 {
 		t.Errorf("exit code %d after SIGTERM", code)
 	}
-	if s := p.summary(); s.Requests != int(web.requests.Load()) || s.Codes["200"] != s.Requests {
+	if s := summaryOf(t, p); s.Requests != int(web.requests.Load()) || s.Codes["200"] != s.Requests {
 		t.Errorf("%d came, the loader says %+v", web.requests.Load(), s)
 	}
 }
@@ -210,11 +211,11 @@ func TestExitCodes(t *testing.T) {
 		{"loader --url http://127.0.0.1:1 --sessions 2 --count 3 --publish 0", 0, ""},
 	} {
 		p := start(t, nil, nil, strings.Fields(test.args)...)
-		if code := p.wait(); code != test.code || !strings.Contains(p.text(), test.want) {
-			t.Errorf("%s: exit code %d, %s; want %d and %q", test.args, code, p.text(), test.code, test.want)
+		if code := p.Wait(); code != test.code || !strings.Contains(p.Log(), test.want) {
+			t.Errorf("%s: exit code %d, %s; want %d and %q", test.args, code, p.Log(), test.code, test.want)
 		}
-		if test.code == 0 && !strings.Contains(p.out.String(), "no answer            refused: 6\n") {
-			t.Errorf("%s:\n%s", test.args, &p.out)
+		if test.code == 0 && !strings.Contains(string(p.Output()), "no answer            refused: 6\n") {
+			t.Errorf("%s:\n%s", test.args, p.Output())
 		}
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/tidegauge/tidegauge/test/orders/program"
 )
 
 // driven is a loader that notes the rates that it is told.
@@ -74,19 +76,19 @@ func TestSimulatorGoesOnAfterARestart(t *testing.T) {
 	}
 	p := start(t, cloud, nil, simulator(loader.URL)...)
 	eventually(t, "6 steps were taken", steps(6))
-	if status, text := get(t.Context(), t, p.url("admin")+"/wave"); status != http.StatusOK || !strings.Contains(text, `"step":`) {
+	if status, text := get(t.Context(), t, p.URL("admin")+"/wave"); status != http.StatusOK || !strings.Contains(text, `"step":`) {
 		t.Errorf("%d %s", status, text)
 	}
-	if code := p.stop(); code != 0 {
+	if code := p.Stop(); code != 0 {
 		t.Errorf("exit code %d after SIGTERM", code)
 	}
 	p = start(t, cloud, nil, simulator(loader.URL)...)
 	eventually(t, "12 steps were taken", steps(12))
-	p.kill()
+	p.Kill()
 	n := len(loader.told())
 	p = start(t, cloud, nil, simulator(loader.URL)...)
 	eventually(t, "it goes on after it was killed", steps(n+4))
-	p.stop()
+	p.Stop()
 	if rates := loader.told(); !isWave(rates, 20) {
 		t.Errorf("the rates are %v, want those of one wave", rates)
 	}
@@ -106,8 +108,8 @@ func TestTwoSimulatorsAreNotTwiceAsFast(t *testing.T) {
 	if took := time.Since(begin); took < 19*time.Second {
 		t.Errorf("20 steps of a second took %v", took)
 	}
-	p.stop()
-	q.stop()
+	p.Stop()
+	q.Stop()
 	if rates := loader.told(); !isWave(rates, 20) {
 		t.Errorf("the rates are %v, want those of one wave", rates)
 	}
@@ -137,16 +139,16 @@ func TestSimulatorDrivesALoader(t *testing.T) {
 		}
 	}
 	env := []string{"ORDERS_QUEUE=sine", "ORDERS_WEB=orders/web", "ORDERS_KUBE_API=" + api.URL, "ORDERS_KUBE_TOKEN_FILE=" + token, "ORDERS_KUBE_CA_FILE=" + ca}
-	p := start(t, cloud, env, simulator(loader.url("admin")+","+gone.URL)...)
+	p := start(t, cloud, env, simulator(loader.URL("admin")+","+gone.URL)...)
 	eventually(t, "the loader is at its most, of which the other one has half", func() bool {
-		_, text := get(t.Context(), t, loader.url("admin")+"/rate")
+		_, text := get(t.Context(), t, loader.URL("admin")+"/rate")
 		return strings.TrimSpace(text) == `{"rate":50}`
 	})
 	eventually(t, "the loader is at its least", func() bool {
-		_, text := get(t.Context(), t, loader.url("admin")+"/rate")
+		_, text := get(t.Context(), t, loader.URL("admin")+"/rate")
 		return strings.TrimSpace(text) == `{"rate":0}`
 	})
-	if !strings.Contains(p.text(), "a loader is skipped") || !strings.Contains(p.text(), gone.URL) {
+	if !strings.Contains(p.Log(), "a loader is skipped") || !strings.Contains(p.Log(), gone.URL) {
 		t.Error("the log does not say which loader is skipped")
 	}
 	for name, want := range map[string]float64{"app_workers": 3, "load_workers": 1} {
@@ -157,12 +159,12 @@ func TestSimulatorDrivesALoader(t *testing.T) {
 		}
 	}
 	eventually(t, "200 is published", func() bool { return sum(t.Context(), t, cloud, "200") > 0 })
-	for _, one := range []*process{p, loader} {
-		if code := one.stop(); code != 0 {
+	for _, one := range []*program.Process{p, loader} {
+		if code := one.Stop(); code != 0 {
 			t.Errorf("exit code %d", code)
 		}
 	}
-	if s := loader.summary(); s.Requests == 0 || s.Codes["200"] != s.Requests || sum(t.Context(), t, cloud, "200") != float64(s.Requests) {
+	if s := summaryOf(t, loader); s.Requests == 0 || s.Codes["200"] != s.Requests || sum(t.Context(), t, cloud, "200") != float64(s.Requests) {
 		t.Errorf("%+v, of which %v are published", s, sum(t.Context(), t, cloud, "200"))
 	}
 }
