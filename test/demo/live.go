@@ -25,7 +25,7 @@ func (d *demo) newLive() error {
 		return err
 	}
 	d.collector = newCollector(collectorOptions{
-		Kube: d.cluster.Client(), Namespace: namespace, Web: webName, Worker: workerName,
+		Kube: d.cluster.Client(), Namespace: namespace, Told: d.see, Web: webName, Worker: workerName,
 		Depth: d.amazon.depth, Loaders: d.loaders, Known: knownBy(adapter.Discovery().RESTClient()),
 		Probes: []probe{
 			{controlPlane, answers(d.cluster.Client())},

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"io"
+	"log" //nolint:depguard // what net/http writes to
 	"os"
 	"sync"
 
@@ -14,8 +15,9 @@ import (
 // the demo that started last.
 var libraries = &redirected{to: io.Discard}
 
-// divertLibraries keeps client-go from writing its log over the screen.
+// divertLibraries keeps client-go, and net/http's servers, from writing their log over the screen.
 var divertLibraries = sync.OnceFunc(func() {
+	log.SetOutput(libraries)
 	klog.SetLogger(textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(libraries))))
 })
 

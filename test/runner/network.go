@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log" //nolint:depguard // what net/http takes
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -186,13 +188,26 @@ func (r *Runner) Handler(otherwise http.Handler) http.Handler {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 			return
 		}
-		proxy := httputil.ReverseProxy{Rewrite: func(pr *httputil.ProxyRequest) {
-			pr.Out.URL = &url.URL{Scheme: "http", Host: to, Path: "/" + req.PathValue("path"), RawQuery: req.URL.RawQuery}
-			pr.Out.Host = to
-		}}
-		proxy.ServeHTTP(w, req)
+		forward(w, req, to)
 	})
 	return mux
+}
+
+// forward passes a request for a path of a pod on to where its port is. Pods end while they are
+// asked: only who asked is told.
+func forward(w http.ResponseWriter, req *http.Request, to string) {
+	proxy := httputil.ReverseProxy{
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			pr.Out.URL = &url.URL{Scheme: "http", Host: to, Path: "/" + req.PathValue("path"), RawQuery: req.URL.RawQuery}
+			pr.Out.Host = to
+		},
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+		},
+		// Of an answer that ends before its time.
+		ErrorLog: log.New(io.Discard, "", 0),
+	}
+	proxy.ServeHTTP(w, req)
 }
 
 func (p *pod) metricsAddress() (string, error) {
