@@ -26,6 +26,8 @@ type collectorOptions struct {
 	// Kube is asked about Deployments, HPAs and their Events of the namespace.
 	Kube      kubernetes.Interface
 	Namespace string
+	// Told gets each of those objects as it is now, one at a time of a kind. It may be nil.
+	Told func(object any)
 	// Web and Worker are the names of the Deployments and of their HPAs.
 	Web, Worker string
 	// Depth is the depth of the queue in messages.
@@ -68,7 +70,7 @@ func (r remembered[T]) fresh(now time.Time) (T, bool) {
 }
 
 func newCollector(opts collectorOptions) *collector {
-	return &collector{opts: opts, parts: newParts(opts.Probes), cluster: newClusterView()}
+	return &collector{opts: opts, parts: newParts(opts.Probes), cluster: newClusterView(opts.Told)}
 }
 
 var _ page.Source = (*collector)(nil)

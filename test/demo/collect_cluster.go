@@ -28,15 +28,18 @@ const shownEvents = 3
 // clusterView is what the API server says of Deployments, HPAs and the HPAs' Events, by name.
 // It is safe for concurrent use.
 type clusterView struct {
+	// told gets each object as it is now, after it is known here. It may be nil.
+	told func(object any)
+
 	mu          sync.Mutex
 	deployments map[string]*appsv1.Deployment
 	hpas        map[string]*autoscalingv2.HorizontalPodAutoscaler
 	events      map[string][]*corev1.Event // by the HPA's name, the newest first
 }
 
-func newClusterView() *clusterView {
+func newClusterView(told func(object any)) *clusterView {
 	return &clusterView{
-		deployments: map[string]*appsv1.Deployment{}, hpas: map[string]*autoscalingv2.HorizontalPodAutoscaler{},
+		told: told, deployments: map[string]*appsv1.Deployment{}, hpas: map[string]*autoscalingv2.HorizontalPodAutoscaler{},
 		events: map[string][]*corev1.Event{},
 	}
 }
@@ -64,6 +67,13 @@ func (v *clusterView) watch(ctx context.Context, client kubernetes.Interface, na
 }
 
 func (v *clusterView) see(object any) {
+	v.keep(object)
+	if v.told != nil {
+		v.told(object)
+	}
+}
+
+func (v *clusterView) keep(object any) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch o := object.(type) {

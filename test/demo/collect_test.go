@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -234,6 +235,7 @@ type bench struct {
 	loader, adapter *httptest.Server
 	kube            *kubefake.Clientset
 	away            atomic.Bool // the adapter and the control plane
+	told            sync.Map    // kinds of objects
 }
 
 func newBench(t *testing.T) *bench {
@@ -277,6 +279,7 @@ func (b *bench) collect(t *testing.T) *collector {
 	}
 	c := newCollector(collectorOptions{
 		Kube: b.kube, Namespace: orders, Web: "web", Worker: "worker",
+		Told:    func(object any) { b.told.Store(fmt.Sprintf("%T", object), true) },
 		Depth:   func(context.Context) (int, int, error) { return 40, 2, nil },
 		Loaders: func() []string { return []string{b.loader.URL} },
 		Known:   knownBy(client.Discovery().RESTClient()),
@@ -329,6 +332,24 @@ func TestCollectorAsksEverybody(t *testing.T) {
 	}
 	if !strings.HasPrefix(s.HPAs[0].Decision, "It goes up from 1 to 3") || s.HPAs[0].Name != "orders/web" || s.Phase.Word != "rise" {
 		t.Errorf("got %+v, %+v", s.HPAs[0], s.Phase)
+	}
+}
+
+// TestCollectorTellsTheStory: the story hears of each object by the same watch as the page.
+func TestCollectorTellsTheStory(t *testing.T) {
+	b := newBench(t)
+	c := b.collect(t)
+	for _, kind := range []string{"*v1.Deployment", "*v2.HorizontalPodAutoscaler", "*v1.Event"} {
+		awaitSnapshot(t, c, kind, func(page.Snapshot) bool { _, there := b.told.Load(kind); return there })
+	}
+	watches := map[string]int{}
+	for _, action := range b.kube.Actions() {
+		if action.GetVerb() == "watch" {
+			watches[action.GetResource().Resource]++
+		}
+	}
+	if want := map[string]int{"deployments": 1, "horizontalpodautoscalers": 1, "events": 1}; !maps.Equal(watches, want) {
+		t.Errorf("watches are %v, want %v", watches, want)
 	}
 }
 

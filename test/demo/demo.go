@@ -32,6 +32,8 @@ const (
 	deadQueueName = "orders-dead"
 	sineQueueName = "orders-sine"
 	metricName    = "orders-queue-depth"
+	secretName    = "orders-database"
+	secretKey     = "url"
 	maxWorkers    = 10
 	perWorker     = 30 // messages
 )
@@ -180,15 +182,23 @@ func Run(ctx context.Context, o Options) error {
 	if err := o.validate(); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "tidegauge-demo-")
+	dir, err := os.MkdirTemp("", ownPrefix)
 	if err != nil {
 		return err
 	}
+	lock, err := occupy(dir)
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	defer lock.Close()
 	log, err := openLog(filepath.Join(dir, logFileName))
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(dir))
 	}
 	defer log.Close()
+	if err := tidy(os.TempDir()); err != nil {
+		log.logger.Error(err, "Something stays that nobody needs")
+	}
 
 	d := &demo{opts: o, dir: dir, board: newBoard()}
 	err = d.play(klog.NewContext(ctx, log.logger))
@@ -235,7 +245,7 @@ func (d *demo) perform(ctx context.Context) error {
 	var others sync.WaitGroup
 	defer others.Wait()
 	defer over()
-	for _, part := range []func(context.Context){d.watch, d.guard, d.measureQueue, d.measureMetric, d.keepHistory, d.live} {
+	for _, part := range []func(context.Context){d.guard, d.measureQueue, d.measureMetric, d.keepHistory, d.live} {
 		others.Go(func() { part(ctx) })
 	}
 	return d.story(ctx)
@@ -296,6 +306,9 @@ func (d *demo) keepLogs() string {
 	_ = os.Rename(filepath.Join(bed, bedLogs), filepath.Join(d.dir, bedLogs))
 	_ = os.Rename(filepath.Join(bed, podDir, bedLogs), filepath.Join(d.dir, bedLogs, podDir))
 	_ = os.RemoveAll(bed)
+	for _, name := range []string{lockName, databaseName} { // What is left is for a reader, and stays.
+		_ = os.Remove(filepath.Join(d.dir, name))
+	}
 	return d.dir
 }
 

@@ -11,6 +11,7 @@ import (
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/tidegauge/tidegauge/test/demo/page"
 	"github.com/tidegauge/tidegauge/test/env"
@@ -50,12 +51,17 @@ func (b *database) String() string {
 	return "PostgreSQL"
 }
 
-// env are variables for the pods.
-func (b *database) env() []string {
-	if b.postgres == nil {
-		return nil
+// secret is what the manifests want to be there. An empty URL is that of the file.
+func (b *database) secret() *unstructured.Unstructured {
+	address := ""
+	if b.postgres != nil {
+		address = b.postgres.DatabaseURL()
 	}
-	return []string{"DATABASE_URL=" + b.postgres.DatabaseURL()}
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1", "kind": "Secret",
+		"metadata":   map[string]any{"name": secretName, "namespace": namespace},
+		"stringData": map[string]any{secretKey: address},
+	}}
 }
 
 // args are arguments for the pods.

@@ -22,6 +22,9 @@ func (d *demo) start(ctx context.Context) error {
 	if d.database, err = startDatabase(ctx, filepath.Join(d.dir, bedDir)); err != nil {
 		return err
 	}
+	if err := d.database.note(ctx, d.dir); err != nil {
+		return err
+	}
 	d.board.step(d.database.String() + " is the database")
 	if d.cluster, err = env.Start(ctx, env.Options{Dir: filepath.Join(d.dir, bedDir), Progress: d.board.step}); err != nil {
 		return err

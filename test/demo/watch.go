@@ -1,7 +1,6 @@
 package demo
 
 import (
-	"context"
 	"fmt"
 	"math"
 	"strconv"
@@ -9,33 +8,10 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/tools/cache"
 )
 
-// watch writes what the cluster says about the two tiers and the workers' HPA to the board
-// until ctx is done.
-func (d *demo) watch(ctx context.Context) {
-	factory := informers.NewSharedInformerFactoryWithOptions(d.cluster.Client(), 0, informers.WithNamespace(namespace))
-	for _, informer := range []cache.SharedInformer{
-		factory.Apps().V1().Deployments().Informer(),
-		factory.Autoscaling().V2().HorizontalPodAutoscalers().Informer(),
-		factory.Core().V1().Events().Informer(),
-	} {
-		_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc:    d.see,
-			UpdateFunc: func(_, now any) { d.see(now) },
-		})
-		if err != nil {
-			d.fail(fmt.Errorf("watching the namespace %s: %w", namespace, err))
-		}
-	}
-	factory.Start(ctx.Done())
-	<-ctx.Done()
-	factory.Shutdown()
-}
-
-// see takes an object of the demo's namespace as it is now.
+// see writes what an object of the demo's namespace, as it is now, says about the two tiers and
+// the workers' HPA to the board.
 func (d *demo) see(object any) {
 	switch o := object.(type) {
 	case *appsv1.Deployment:
