@@ -130,6 +130,9 @@ func (d *demo) startApplication(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := d.apply(ctx, d.database.secret()); err != nil {
+		return err
+	}
 	opts := balancer.Defaults()
 	opts.Client, opts.Namespace, opts.Service, opts.Port = d.cluster.Client(), namespace, webName, "http"
 	// As the annotations of the Service have it, but for a demo's time.
@@ -207,7 +210,7 @@ func (d *demo) startRunner(ctx context.Context) error {
 	d.runner, err = runner.Start(context.WithoutCancel(ctx), runner.Options{
 		Config: d.cluster.Config(), Program: filepath.Join(d.cluster.Binaries(), "orders"),
 		Dir: filepath.Join(d.dir, bedDir, podDir), Nodes: 2, Pods: mostPods,
-		Args: d.arguments, Env: append(d.amazon.env(), d.database.env()...),
+		Args: d.arguments, Env: d.amazon.env(),
 	})
 	if err == nil {
 		d.board.step("two nodes run the pods as processes")

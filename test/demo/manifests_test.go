@@ -137,6 +137,33 @@ func TestWebManifests(t *testing.T) {
 	}
 }
 
+// Web and worker find the database by the Secret that the demo makes, of both kinds.
+func TestSecretIsThatOfTheManifests(t *testing.T) {
+	secret := (&database{file: "orders.db"}).secret()
+	data, _, err := unstructured.NestedStringMap(secret.Object, "stringData")
+	if err != nil || secret.GetNamespace() != namespace {
+		t.Fatalf("the Secret is in the namespace %q: %v", secret.GetNamespace(), err)
+	}
+	for _, name := range []string{webName, workerName} {
+		var d appsv1.Deployment
+		readManifest(t, "Deployment", name, &d)
+		found := false
+		for _, v := range d.Spec.Template.Spec.Containers[0].Env {
+			if v.ValueFrom == nil || v.ValueFrom.SecretKeyRef == nil {
+				continue
+			}
+			ref := v.ValueFrom.SecretKeyRef
+			if _, there := data[ref.Key]; !there || ref.Name != secret.GetName() {
+				t.Errorf("%s wants the key %s of the Secret %s, and the demo makes %s with %v", name, ref.Key, ref.Name, secret.GetName(), data)
+			}
+			found = true
+		}
+		if !found {
+			t.Errorf("%s wants no Secret", name)
+		}
+	}
+}
+
 // What the manifests have in minutes takes the demo seconds, and nobody but the story moves the
 // load.
 func TestHasten(t *testing.T) {

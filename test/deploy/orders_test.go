@@ -35,6 +35,9 @@ const (
 	ordersAfter     = "deploy/demo/overlays/after"
 	ordersBefore    = "deploy/demo/overlays/before"
 	ordersFargate   = "deploy/demo/overlays/fargate"
+	// withoutDatabase is how orders names the rendering whose pods keep orders for themselves.
+	withoutDatabase = "after with sqlite"
+	databaseURL     = "DATABASE_URL"
 )
 
 // rendering is a kustomization of the orders program, as kubectl renders it.
@@ -302,11 +305,8 @@ func (r rendering) refers(t *testing.T, pod corev1.PodSpec) (errs []error) {
 			missing("ConfigMap", from.ConfigMapRef.Name)
 		}
 		for _, v := range c.Env {
-			if v.ValueFrom == nil || v.ValueFrom.SecretKeyRef == nil {
-				continue
-			}
-			if ref := v.ValueFrom.SecretKeyRef; ref.Name != "orders-database" || ref.Optional == nil || !*ref.Optional {
-				errs = append(errs, fmt.Errorf("%s is of the Secret %s, which nobody may have made", v.Name, ref.Name))
+			if v.ValueFrom != nil && v.ValueFrom.SecretKeyRef != nil && v.Name != databaseURL {
+				errs = append(errs, fmt.Errorf("%s is of the Secret %s, which nobody is told to make", v.Name, v.ValueFrom.SecretKeyRef.Name))
 			}
 		}
 		if file := argument(c, "sqlite"); file != "" && (len(c.VolumeMounts) != 1 || filepath.Dir(file) != c.VolumeMounts[0].MountPath) {
@@ -396,7 +396,7 @@ func (r rendering) agreePolicies(t *testing.T) error {
 		"worker":    {[]string{"admin"}, []string{"443", "53", "53", "5432", "80"}},
 		"echo":      {[]string{"admin", "http"}, []string{"53", "53"}},
 		"loader":    {[]string{"admin"}, []string{"443", "53", "53", "80", "http"}},
-		"simulator": {[]string{"admin"}, []string{"443", "53", "53", "80"}},
+		"simulator": {[]string{"admin"}, []string{"443", "443", "53", "53", "6443", "80"}},
 	} {
 		slices.Sort(in[name])
 		slices.Sort(out[name])
@@ -406,8 +406,9 @@ func (r rendering) agreePolicies(t *testing.T) error {
 	}
 	for name, want := range map[string]string{
 		"users": "anybody", "metrics": "monitoring", "dns": "kube-system k8s-app=kube-dns, 169.254.20.10/32",
-		"aws":      "0.0.0.0/0 but [169.254.169.254/32], 169.254.170.23/32",
-		"database": "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16", "load": "app=web",
+		"aws":        "0.0.0.0/0 but [169.254.169.254/32], 169.254.170.23/32",
+		"api-server": "0.0.0.0/0 but [169.254.169.254/32]",
+		"database":   "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16", "load": "app=web",
 	} {
 		if got := peers(decode[networkingv1.NetworkPolicy](t, r.objects, name).Spec); got != want {
 			errs = append(errs, fmt.Errorf("the policy %s is of %q, want %q", name, got, want))
@@ -515,6 +516,80 @@ func TestOrdersScale(t *testing.T) {
 			t.Errorf("the ExternalMetric has no %q: %v", want, err)
 		}
 	}
+}
+
+// TestOrdersDatabase shows that web and worker have one database by the Secret that
+// kustomization.yaml names, without which they do not start; a file of their own only with the
+// component that says so.
+func TestOrdersDatabase(t *testing.T) {
+	const told = "kubectl create secret generic orders-database -n orders --from-literal=url="
+	if !strings.Contains(read(t, "deploy/demo/base/kustomization.yaml"), told) {
+		t.Errorf("nobody is told to %s…", told)
+	}
+	for name, r := range orders(t) {
+		for _, d := range allOf[appsv1.Deployment](t, r.objects) {
+			c := d.Spec.Template.Spec.Containers[0]
+			var secret *corev1.SecretKeySelector
+			for _, v := range c.Env {
+				if v.Name == databaseURL {
+					secret = v.ValueFrom.SecretKeyRef
+				}
+			}
+			stores := d.Name == "web" || d.Name == "worker"
+			if file := argument(c, "sqlite"); (file != "") != (stores && name == withoutDatabase) {
+				t.Errorf("%s: %s keeps orders in the file %q", name, d.Name, file)
+			}
+			if (secret != nil) != (stores && name != withoutDatabase) {
+				t.Errorf("%s: the database of %s is of the Secret %v", name, d.Name, secret)
+			}
+			if secret != nil && (secret.Name != "orders-database" || secret.Key != "url" || secret.Optional != nil && *secret.Optional) {
+				t.Errorf("%s: %s starts without the key url of the Secret orders-database: %v", name, d.Name, secret)
+			}
+		}
+	}
+}
+
+// userConnections is how many connections a PostgreSQL has for users as it is installed:
+// max_connections less superuser_reserved_connections, see
+// https://www.postgresql.org/docs/current/runtime-config-connection.html.
+const userConnections = 100 - 3
+
+// TestOrdersConnections shows that the pods of web and worker find a connection, as many as
+// their HPAs may want, in the middle of a rollout of both.
+func TestOrdersConnections(t *testing.T) {
+	for name, r := range orders(t) {
+		if name == withoutDatabase || name == "after with cpu-5-percent" { // Which says so.
+			continue
+		}
+		total := 0
+		for _, tier := range []string{"web", "worker"} {
+			d := decode[appsv1.Deployment](t, r.objects, tier)
+			each, err := strconv.Atoi(argument(d.Spec.Template.Spec.Containers[0], "connections"))
+			if err != nil || each < 1 {
+				t.Fatalf("%s: %s opens %d connections: %v", name, tier, each, err)
+			}
+			most := int(decode[autoscalingv2.HorizontalPodAutoscaler](t, r.objects, tier).Spec.MaxReplicas)
+			total += (most + ending(t, d, most)) * each
+		}
+		if total > userConnections {
+			t.Errorf("%s: web and worker may open %d connections, and PostgreSQL has %d", name, total, userConnections)
+		}
+	}
+}
+
+// ending is how many pods there may be beyond those that there are to be: those of maxSurge, or,
+// as a Deployment does not count pods that drain, all of the version before.
+func ending(t *testing.T, d appsv1.Deployment, pods int) int {
+	t.Helper()
+	surge := new(intstr.FromString("25%")) // The default.
+	if update := d.Spec.Strategy.RollingUpdate; update != nil && update.MaxSurge != nil {
+		surge = update.MaxSurge
+	}
+	more, err := intstr.GetScaledValueFromIntOrPercent(surge, pods, true)
+	if err != nil {
+		t.Fatalf("%s: maxSurge: %v", d.Name, err)
+	}
+	return max(pods, more)
 }
 
 func target(m autoscalingv2.MetricSpec) string {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -102,8 +104,19 @@ func (b *bed) awsVariables() []corev1.EnvVar {
 // orders is the demo's program, which `make build` built.
 func (b *bed) orders() string { return filepath.Join(b.Binaries(), "orders") }
 
-func (b *bed) overlay(name string) string {
-	return filepath.Join(b.root, "deploy", "demo", "overlays", name)
+// overlay makes a folder with the kustomization of an overlay whose pods keep orders for themselves.
+// kustomize takes no absolute paths, so links lead there.
+func (b *bed) overlay(name string) (dir string, err error) {
+	demo, dir := filepath.Join(b.root, "deploy", "demo"), filepath.Join(b.Dir(), "overlay-"+name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	for link, to := range map[string]string{"overlay": filepath.Join(demo, "overlays", name), "sqlite": filepath.Join(demo, "components", "sqlite")} {
+		if err := os.Symlink(to, filepath.Join(dir, link)); err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", err
+		}
+	}
+	return dir, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte("resources: [overlay]\ncomponents: [sqlite]\n"), 0o600)
 }
 
 // kubectl runs kubectl as an administrator and returns what it prints.

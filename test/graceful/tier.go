@@ -185,7 +185,11 @@ func (t *tier) fit(aws []corev1.EnvVar) {
 
 // render builds an overlay and reads it.
 func (b *bed) render(ctx context.Context, v Variant) (*tier, error) {
-	text, err := b.kubectl(ctx, "kustomize", b.overlay(v.overlay))
+	dir, err := b.overlay(v.overlay)
+	if err != nil {
+		return nil, err
+	}
+	text, err := b.kubectl(ctx, "kustomize", dir)
 	if err != nil {
 		return nil, err
 	}
