@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -100,6 +101,20 @@ func TestExamplesAreComplete(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestExamplesServeWhileAPodMoves shows that no example that does not go to 0 goes to 1, and that
+// it says why.
+func TestExamplesServeWhileAPodMoves(t *testing.T) {
+	reason := regexp.MustCompile(`(?m)^ +# Not 1: .*\n +minReplicas: 2$`)
+	for _, file := range examples(t) {
+		switch low := readExample(t, file).hpa.Spec.MinReplicas; {
+		case low == nil || *low == 1:
+			t.Errorf("%s: an HPA leaves one pod, and nobody serves while that moves", file)
+		case *low > 1 && !reason.MatchString(read(t, file)):
+			t.Errorf("%s: minReplicas is %d, and nothing says why", file, *low)
+		}
 	}
 }
 
