@@ -30,7 +30,8 @@ empty() {
 			kube get "$kind" --all-namespaces --no-headers -o custom-columns=N:.metadata.namespace,M:.metadata.name |
 				while read -r namespace name; do
 					if [[ $namespace == "<none>" ]]; then namespace=default; fi
-					kube delete "$kind" "$name" --namespace "$namespace" --timeout=20m
+					# In the foreground: a NodePool has no finalizer, and would be gone before its nodes.
+					kube delete "$kind" "$name" --namespace "$namespace" --cascade=foreground --timeout=20m
 				done
 		fi
 	done
@@ -54,11 +55,12 @@ delete_stack() {
 
 # What still says that it is the cluster's. A few minutes after the end that may be what is gone.
 leftovers() {
-	local key arns
+	local filter arns
 	say "what is left"
-	arns=$(for key in tidegauge.dev/cluster elbv2.k8s.aws/cluster eks:eks-cluster-name; do
-		aws resourcegroupstaggingapi get-resources --tag-filters "Key=$key,Values=$1" \
-			--query 'ResourceTagMappingList[].ResourceARN' --output text | tr '\t' '\n'
+	# The last is on volumes of the EBS CSI driver, and on load balancers that Kubernetes itself made.
+	arns=$(for filter in "tidegauge.dev/cluster,Values=$1" "elbv2.k8s.aws/cluster,Values=$1" "eks:eks-cluster-name,Values=$1" "kubernetes.io/cluster/$1,Values=owned"; do
+		aws resourcegroupstaggingapi get-resources --tag-filters "Key=$filter" \
+			--query 'ResourceTagMappingList[].ResourceARN' --output text | tr '\t' '\n' || exit 1
 	done | sed '/^$/d; /^None$/d' | sort -u)
 	if [[ -n $arns ]]; then
 		printf '%s\n' "$arns"
@@ -106,7 +108,7 @@ if aws eks describe-cluster --name "$cluster" >/dev/null 2>&1; then
 	trap 'rm -f "$kubeconfig"' EXIT
 	aws eks update-kubeconfig --name "$cluster" --kubeconfig "$kubeconfig" >/dev/null
 	empty
-	if [[ $road == eksctl ]] && has_stack "$cluster-elb"; then
+	if [[ $road == eksctl ]] && has_stack "$cluster-elb" && has_stack "eksctl-$cluster-nodegroup-review"; then
 		# They have a security group and a target group of that stack, which has the cluster's VPC.
 		say "nodes behind the load balancer of $cluster-elb"
 		eksctl delete nodegroup --cluster "$cluster" --region "$region" --name review --disable-eviction --wait

@@ -95,7 +95,7 @@ func (d deleting) changes() []string {
 func TestDelete(t *testing.T) {
 	inCluster := []string{
 		"kubectl delete ingress --all --all-namespaces --timeout=10m",
-		"kubectl delete nodepools.karpenter.sh general --namespace default --timeout=20m",
+		"kubectl delete nodepools.karpenter.sh general --namespace default --cascade=foreground --timeout=20m",
 		"kubectl delete service web --namespace demo --timeout=10m",
 		"kubectl delete persistentvolumeclaim --all --all-namespaces --wait=false",
 	}
@@ -113,10 +113,15 @@ func TestDelete(t *testing.T) {
 		environment, args, want []string
 	}{
 		"with a load balancer of one's own": {
-			[]string{"STACKS=tidegauge-review-elb"},
+			[]string{"STACKS=tidegauge-review-elb eksctl-tidegauge-review-nodegroup-review"},
 			[]string{"eksctl", "tidegauge-review", "--yes"},
 			slices.Concat(inCluster, []string{"eksctl delete nodegroup --cluster tidegauge-review --region eu-central-1 --name review --disable-eviction --wait"},
 				stack("tidegauge-review-elb"), eksctl),
+		},
+		"again, when the nodes behind the load balancer are gone": {
+			[]string{"STACKS=tidegauge-review-elb"},
+			[]string{"eksctl", "tidegauge-review", "--yes"},
+			slices.Concat(inCluster, stack("tidegauge-review-elb"), eksctl),
 		},
 		"with Karpenter": {
 			[]string{"STACKS=tidegauge-review-karpenter"},
@@ -162,6 +167,15 @@ func TestDeleteSaysWhatIsLeft(t *testing.T) {
 	d := runDelete(t, []string{"LEFT=" + volume}, "eksctl", "tidegauge-hpa", "--yes")
 	if d.code != 1 || strings.Count(d.out, volume) != 1 || !strings.Contains(d.complaints, "delete them") {
 		t.Errorf("it ends with %d: %s%s", d.code, d.out, d.complaints)
+	}
+	asked := strings.Join(d.told, "\n")
+	for _, tag := range []string{
+		"tidegauge.dev/cluster,Values=tidegauge-hpa", "elbv2.k8s.aws/cluster,Values=tidegauge-hpa",
+		"eks:eks-cluster-name,Values=tidegauge-hpa", "kubernetes.io/cluster/tidegauge-hpa,Values=owned",
+	} {
+		if !strings.Contains(asked, "--tag-filters Key="+tag+" ") {
+			t.Errorf("it does not ask for what has the tag %s", tag)
+		}
 	}
 	if d := runDelete(t, nil, "eksctl", "tidegauge-hpa", "--yes"); d.code != 0 || !strings.HasSuffix(d.out, "nothing\n") {
 		t.Errorf("with nothing left it ends with %d: %s%s", d.code, d.out, d.complaints)

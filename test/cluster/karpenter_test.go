@@ -295,6 +295,40 @@ func TestKarpenterMay(t *testing.T) {
 	}
 }
 
+// TestKarpenterKeepsToItsCluster shows that what changes something is kept to what is the cluster's.
+func TestKarpenterKeepsToItsCluster(t *testing.T) {
+	const resource, request = `"aws:ResourceTag/eks:eks-cluster-name":"ClusterName"`, `"aws:RequestTag/eks:eks-cluster-name":"ClusterName"`
+	want := map[string]string{
+		"UseForLaunches":        `null`, // Images, networks: what is there, and stays as it is.
+		"UseOwnLaunchTemplates": `{"StringEquals":{` + resource + `}}`,
+		"LaunchWithTags":        `{"StringEquals":{` + request + `}}`,
+		"TagWhatIsMade":         `{"StringEquals":{` + request + `,"ec2:CreateAction":["CreateFleet","CreateLaunchTemplate","RunInstances"]}}`,
+		"NameOwnInstances":      `{"ForAllValues:StringEquals":{"aws:TagKeys":["eks:eks-cluster-name","karpenter.sh/nodeclaim","Name"]},"StringEquals":{` + resource + `}}`,
+		"EndOwn":                `{"StringEquals":{` + resource + `}}`,
+		"GiveNodesTheirRole":    `{"StringEquals":{"iam:PassedToService":"ec2.amazonaws.com"}}`,
+		"HearOfInterruptions":   `null`, // Of one queue.
+	}
+	role := templateOf(t, "karpenter.yaml").Resources["ControllerRole"].Properties
+	text := say(t, at(t, role, "Policies", 0, "PolicyDocument"))
+	got := map[string]string{}
+	for _, s := range decode[policy](t, "the controller's policy", text).Statement {
+		asks := func(action string) bool {
+			_, name, _ := strings.Cut(action, ":")
+			return strings.HasPrefix(name, "Describe") || strings.HasPrefix(name, "Get") || strings.HasPrefix(name, "List")
+		}
+		if slices.ContainsFunc(s.Action, func(action string) bool { return !asks(action) }) {
+			got[s.Sid] = say(t, s.Condition)
+		}
+		one := map[string]string{"GiveNodesTheirRole": "NodeRole.Arn", "HearOfInterruptions": "Interruptions.Arn"}[s.Sid]
+		if one != "" && s.Resource != one {
+			t.Errorf("%s is of %v, want %s", s.Sid, s.Resource, one)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("it may change other than is wanted (-want +got):\n%s", diff)
+	}
+}
+
 // TestNodesOutlastDrains shows that no node is taken from under a pod that still ends.
 func TestNodesOutlastDrains(t *testing.T) {
 	pool := object(t, applied[1], "NodePool")

@@ -380,10 +380,20 @@ func (c *cloud) createNodes(a call) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(c.needs("cluster/"+name), c.needs("stack/"+name+"-elb"), c.put("nodes/"+name))
+	return errors.Join(c.needs("cluster/"+name), c.needs("stack/"+name+"-elb"), c.put("nodes/"+name), c.put(nodesStack(name)))
 }
 
-func (c *cloud) deleteNodes(a call) error { return c.remove("nodes/" + a.flag("--cluster")) }
+// nodesStack is eksctl's own of the nodes that eksctl/review-nodes.yaml names.
+func nodesStack(cluster string) string { return "stack/eksctl-" + cluster + "-nodegroup-review" }
+
+// deleteNodes fails when there are none, as eksctl does.
+func (c *cloud) deleteNodes(a call) error {
+	name := a.flag("--cluster")
+	if err := c.needs("nodes/" + name); err != nil {
+		return err
+	}
+	return c.remove("nodes/"+name, nodesStack(name))
+}
 
 func (c *cloud) deleteCluster(a call) error {
 	name := a.flag("--name")
