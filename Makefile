@@ -6,6 +6,8 @@ export GOFLAGS := $(GOFLAGS) -trimpath -buildvcs=false
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 # The race detector needs a C compiler.
 RACE := $(if $(shell command -v $${CC:-gcc} 2>/dev/null),-race)
+# Tests of the test bed wait most of the time: one package more than there are processors.
+PACKAGES := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 # A real node needs root and a container runtime; the tests say what is missing.
 NODE := $(addprefix $(BIN)/,kubelet kube-proxy)
 CAN_RUN_NODE := $(if $(filter 0,$(shell id -u)),$(shell command -v containerd))
@@ -47,7 +49,7 @@ test: build kube $(if $(CAN_RUN_NODE),$(NODE)) $(if $(RACE),$(BIN)/race/adapter)
 	go test $(RACE) ./...
 	cd deploy/demo/orders && go test $(RACE) ./...
 	@# What these test are programs and manifests beside their module, whose changes Go's cache of results does not see.
-	cd test && $(if $(RACE),TIDEGAUGE_ADAPTER=$(BIN)/race/adapter) go test $(RACE) -count=1 -timeout 20m ./...
+	cd test && $(if $(RACE),TIDEGAUGE_ADAPTER=$(BIN)/race/adapter) go test $(RACE) -count=1 -p $(PACKAGES) -timeout 20m ./...
 	cd test/browser && go test -count=1 ./...
 
 # The adapter that the tests start, with the race detector in it.
