@@ -15,11 +15,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
 
 	"github.com/tidegauge/tidegauge/pkg/apis/metricsaws/v1alpha1"
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -91,14 +91,7 @@ func deleteLater(t *testing.T, client dynamic.ResourceInterface, name string) {
 // eventually waits until check finds that the API server has taken up a change.
 func eventually(t *testing.T, check func(context.Context) error) {
 	t.Helper()
-	last := errors.New("not asked")
-	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, await, true, func(ctx context.Context) (bool, error) {
-		last = check(ctx)
-		return last == nil, nil
-	})
-	if err != nil {
-		t.Fatalf("%v: %v", err, last)
-	}
+	until.Holds(t, "the change", await, check)
 }
 
 // manifest is a file of testdata: objects, and the comments above the first of them.

@@ -10,11 +10,11 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/fakeaws"
 	"github.com/tidegauge/tidegauge/test/promproxy"
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -206,14 +206,7 @@ func every(ctx context.Context, interval time.Duration, f func()) {
 // eventually waits until something holds.
 func eventually(t *testing.T, holds func(context.Context) error) {
 	t.Helper()
-	var last error
-	err := wait.PollUntilContextTimeout(t.Context(), 200*time.Millisecond, deadline, true, func(ctx context.Context) (bool, error) {
-		last = holds(ctx)
-		return last == nil, nil
-	})
-	if err != nil {
-		t.Fatalf("%v: %v", err, last)
-	}
+	until.Holds(t, "it does not hold", deadline, holds)
 }
 
 // workload is a Deployment that an HPA scales.

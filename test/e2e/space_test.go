@@ -13,7 +13,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -114,18 +115,7 @@ func (s *space) eventually(what string, check func(ctx context.Context) error) {
 }
 
 func eventually(ctx context.Context, check func(ctx context.Context) error) error {
-	last := errors.New("never asked")
-	err := wait.PollUntilContextTimeout(ctx, pause, await, true, func(ctx context.Context) (bool, error) {
-		err := check(ctx)
-		if err == nil || ctx.Err() == nil {
-			last = err
-		}
-		return err == nil, nil
-	})
-	if err != nil {
-		return fmt.Errorf("%w: %w", err, last)
-	}
-	return nil
+	return until.Within(ctx, await, check)
 }
 
 // mentions is an error unless text has all of the words.

@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
+
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 // annotationProcess names the adapter's process on the objects that lead to it. The
@@ -209,7 +211,7 @@ func (c *Cluster) awaitAPI(ctx context.Context, o *unstructured.Unstructured) er
 	group, _, _ := unstructured.NestedString(o.Object, "spec", "group")
 	version, _, _ := unstructured.NestedString(o.Object, "spec", "version")
 	path := "/apis/" + group + "/" + version
-	err := poll(ctx, func(ctx context.Context) error {
+	err := until.Nil(ctx, func(ctx context.Context) error {
 		return c.client.Discovery().RESTClient().Get().AbsPath(path).Do(ctx).Error()
 	})
 	if err != nil {

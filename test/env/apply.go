@@ -19,6 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -65,7 +67,7 @@ func (c *Cluster) applyOne(ctx context.Context, o *unstructured.Unstructured) er
 	}
 	ctx, cancel := context.WithTimeout(ctx, settleLimit)
 	defer cancel()
-	return poll(ctx, apply)
+	return until.Nil(ctx, apply)
 }
 
 // resource is the client for an object's kind, in the object's namespace.
@@ -89,7 +91,7 @@ func (c *Cluster) mapping(ctx context.Context, kind schema.GroupVersionKind) (*m
 	defer cancel()
 
 	var mapping *meta.RESTMapping
-	err := poll(ctx, func(context.Context) error {
+	err := until.Nil(ctx, func(context.Context) error {
 		var err error
 		mapping, err = c.mapper.RESTMapping(kind.GroupKind(), kind.Version)
 		if meta.IsNoMatchError(err) {
@@ -152,7 +154,7 @@ func objectName(o *unstructured.Unstructured) string {
 
 // awaitCondition waits until a condition of a cluster-scoped object is True.
 func (c *Cluster) awaitCondition(ctx context.Context, resource schema.GroupVersionResource, name, condition string) error {
-	err := poll(ctx, func(ctx context.Context) error {
+	err := until.Nil(ctx, func(ctx context.Context) error {
 		o, err := c.dynamic.Resource(resource).Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return err

@@ -19,6 +19,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const externalMetrics = "/apis/external.metrics.k8s.io/v1beta1"
@@ -315,11 +317,7 @@ func TestNodeReady(t *testing.T) {
 // machine may need.
 func await(t *testing.T, condition func(context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	if err := poll(ctx, condition); err != nil {
-		t.Fatal(err)
-	}
+	until.Holds(t, "it does not hold", time.Minute, condition)
 }
 
 func must[T any](value T, err error) T {

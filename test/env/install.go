@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -86,7 +88,7 @@ func routes(o *unstructured.Unstructured) bool {
 
 // awaitDefaultServiceAccount waits until pods can be created.
 func (c *Cluster) awaitDefaultServiceAccount(ctx context.Context) error {
-	err := poll(ctx, func(ctx context.Context) error {
+	err := until.Nil(ctx, func(ctx context.Context) error {
 		_, err := c.client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default", metav1.GetOptions{})
 		return err
 	})

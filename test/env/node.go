@@ -13,6 +13,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -147,7 +149,7 @@ func (c *Cluster) startRealNode(ctx context.Context) error {
 	if err := c.startKubelet(ctx); err != nil {
 		return err
 	}
-	err = poll(ctx, func(ctx context.Context) error {
+	err = until.Nil(ctx, func(ctx context.Context) error {
 		node, err := c.client.CoreV1().Nodes().Get(ctx, RealNode, metav1.GetOptions{})
 		if err == nil && !nodeReady(node) {
 			err = fmt.Errorf("its conditions are %s", conditionsOf(node))

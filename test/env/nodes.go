@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 // nodeLabel marks the nodes that kwok plays.
@@ -41,7 +43,7 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 	if err := c.startKwok(ctx); err != nil {
 		return err
 	}
-	if err := poll(ctx, c.nodesReady); err != nil {
+	if err := until.Nil(ctx, c.nodesReady); err != nil {
 		return fmt.Errorf("nodes: %w", err)
 	}
 	c.progress(fmt.Sprintf("%d nodes are ready", c.opts.Nodes))

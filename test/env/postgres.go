@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -217,7 +219,7 @@ func (p *Postgres) begin(ctx context.Context) error {
 	p.mu.Lock()
 	p.run = r
 	p.mu.Unlock()
-	err = poll(ctx, func(ctx context.Context) error {
+	err = until.Nil(ctx, func(ctx context.Context) error {
 		_, err := p.SQL(ctx, postgresUser, "SELECT 1")
 		return err
 	})

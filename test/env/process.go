@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -226,7 +228,7 @@ func (p *Process) awaitReady(ctx context.Context, r *run) error {
 		case <-ctx.Done():
 		}
 	}()
-	return poll(ctx, p.health.Probe)
+	return until.Nil(ctx, p.health.Probe)
 }
 
 func (p *Process) tail() string {
@@ -249,28 +251,6 @@ func (r *run) signal(sig syscall.Signal) error {
 		return err
 	}
 	return nil
-}
-
-// poll asks ready until it returns nil. When ctx ends first, the error has the
-// cause, and what ready said last while there was time to answer.
-func poll(ctx context.Context, ready func(context.Context) error) error {
-	ticker := time.NewTicker(probeInterval)
-	defer ticker.Stop()
-	last := errors.New("never asked")
-	for {
-		err := ready(ctx)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() == nil {
-			last = err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: not ready: %w", context.Cause(ctx), last)
-		case <-ticker.C:
-		}
-	}
 }
 
 // lookBinary is the path of a program in dir.

@@ -18,6 +18,8 @@ import (
 
 	"github.com/prometheus/common/model"
 	"sigs.k8s.io/yaml"
+
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -218,7 +220,7 @@ func (p *Prometheus) Query(ctx context.Context, expression string) (model.Vector
 // Await asks an expression again and again until check returns nil for its vector, or
 // ctx ends: then the error has what check said last.
 func (p *Prometheus) Await(ctx context.Context, expression string, check func(model.Vector) error) error {
-	err := poll(ctx, func(ctx context.Context) error {
+	err := until.Nil(ctx, func(ctx context.Context) error {
 		vector, err := p.Query(ctx, expression)
 		if err != nil {
 			return err

@@ -24,6 +24,7 @@ import (
 	"github.com/tidegauge/tidegauge/test/balancer"
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/fakeaws"
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -175,7 +176,7 @@ func (s *shop) close(ctx context.Context) error {
 	if err != nil && !apierrors.IsNotFound(err) {
 		return err
 	}
-	return until(ctx, func(ctx context.Context) error {
+	return until.Within(ctx, deadline, func(ctx context.Context) error {
 		_, err := s.Client().AppsV1().Deployments(namespace).Get(ctx, web, metav1.GetOptions{})
 		if err != nil && !apierrors.IsNotFound(err) {
 			return err
@@ -212,7 +213,7 @@ func (s *shop) scale(ctx context.Context, replicas int) error {
 
 // await waits until there are so many pods and no others, all ready and all healthy targets.
 func (s *shop) await(ctx context.Context, want int) error {
-	return until(ctx, func(ctx context.Context) error {
+	return until.Within(ctx, deadline, func(ctx context.Context) error {
 		pods, err := s.pods(ctx)
 		if err != nil {
 			return err
@@ -257,25 +258,4 @@ func stateOf(pod corev1.Pod) string {
 		}
 	}
 	return strings.Join(state, ", ")
-}
-
-// until asks until the answer is nil, and returns the last one when it is too late.
-func until(ctx context.Context, holds func(ctx context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, deadline)
-	defer cancel()
-	last := errors.New("never asked")
-	for {
-		err := holds(ctx)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() == nil {
-			last = err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ctx.Err(), last)
-		case <-time.After(interval):
-		}
-	}
 }

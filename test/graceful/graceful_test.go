@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 func TestMain(m *testing.M) { os.Exit(env.Apart(func() int { return run(m) })) }
@@ -141,7 +142,7 @@ func TestStop(t *testing.T) {
 			return err
 		}
 		// From then on there is a pod too many until the one that was stopped has ended.
-		return until(ctx, func(ctx context.Context) error { return s.hasAnother(ctx, pods) })
+		return until.Within(ctx, deadline, func(ctx context.Context) error { return s.hasAnother(ctx, pods) })
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -20,6 +20,7 @@ import (
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/fakeaws"
 	"github.com/tidegauge/tidegauge/test/promproxy"
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -231,28 +232,5 @@ func output(cmd *exec.Cmd) (string, error) {
 // eventually waits until a condition holds.
 func eventually(t *testing.T, what string, holds func(ctx context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), deadline)
-	defer cancel()
-	if err := await(ctx, holds); err != nil {
-		t.Fatalf("%s: %v", what, err)
-	}
-}
-
-// await asks until the answer is nil, and returns the last one when ctx ends.
-func await(ctx context.Context, holds func(ctx context.Context) error) error {
-	last := errors.New("never asked")
-	for {
-		err := holds(ctx)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() == nil {
-			last = err
-		}
-		select {
-		case <-ctx.Done():
-			return last
-		case <-time.After(interval):
-		}
-	}
+	until.Holds(t, what, deadline, holds)
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/fakeaws"
 	"github.com/tidegauge/tidegauge/test/orders/program"
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -353,16 +354,7 @@ func (b *bed) wantDepth(t *testing.T, name string, want int) {
 // eventually waits until a condition holds.
 func eventually(t *testing.T, what string, holds func() error) {
 	t.Helper()
-	for until := time.Now().Add(deadline); ; {
-		err := holds()
-		if err == nil {
-			return
-		}
-		if time.Now().After(until) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		<-time.After(interval)
-	}
+	until.Holds(t, what, deadline, func(context.Context) error { return holds() })
 }
 
 // output runs the program to its end.

@@ -13,12 +13,12 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/informers"
 
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/fakeaws"
 	"github.com/tidegauge/tidegauge/test/promproxy"
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -193,15 +193,5 @@ func (b *bed) awaitSize(of tier, want int32) {
 // eventually waits until check returns nil, and fails the test when it never does.
 func eventually(t *testing.T, what string, check func(ctx context.Context) error) {
 	t.Helper()
-	last := errors.New("never asked")
-	err := wait.PollUntilContextTimeout(t.Context(), lookInterval, stepLimit, true, func(ctx context.Context) (bool, error) {
-		err := check(ctx)
-		if err == nil || ctx.Err() == nil {
-			last = err
-		}
-		return err == nil, nil
-	})
-	if err != nil {
-		t.Fatalf("%s: %v: %v", what, err, last)
-	}
+	until.Holds(t, what, stepLimit, check)
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/fakeaws"
 	"github.com/tidegauge/tidegauge/test/promproxy"
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -319,23 +320,8 @@ func (b *bed) workloadNames() []string {
 
 // await looks until there is nothing to object to.
 func await(ctx context.Context, what string, limit time.Duration, look func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not within %v", limit))
-	defer cancel()
-	tick := time.NewTicker(lookPause)
-	defer tick.Stop()
-	last := errors.New("never looked")
-	for {
-		err := look(ctx)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() == nil {
-			last = err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s: %w: %w", what, context.Cause(ctx), last)
-		case <-tick.C:
-		}
+	if err := until.Within(ctx, limit, look); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
 	}
+	return nil
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/tidegauge/tidegauge/pkg/sources/prometheus"
 	"github.com/tidegauge/tidegauge/pkg/sources/sourcetest"
 	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -72,17 +73,7 @@ remote_read:
 // await asks until there is no error.
 func await(t *testing.T, what string, ready func() error) {
 	t.Helper()
-	deadline := time.Now().Add(prometheusPatience)
-	for {
-		err := ready()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("no %s: %v", what, err)
-		}
-		<-time.After(20 * time.Millisecond)
-	}
+	until.Holds(t, "no "+what, prometheusPatience, func(context.Context) error { return ready() })
 }
 
 func openPrometheus(t *testing.T, server prometheus.Server) *prometheus.Source {
