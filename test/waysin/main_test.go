@@ -1,8 +1,8 @@
-// Package waysin measures what docs/ways-in.md says of the ways into a cluster: how many
-// requests are lost when pods and nodes come and go, with a load balancer that registers late,
-// is throttled, or cuts what is under way. The control plane is real, pods are processes, and
-// the load balancer is the stand-in of test/balancer. It also checks the manifests of
-// deploy/ingress.
+// Package waysin shows what docs/ways-in.md says of the ways into a cluster: which of them lose
+// requests when pods and nodes come and go, with a load balancer that registers late, is
+// throttled, or cuts what is under way, and how many. The control plane is real, pods are
+// processes, and the load balancer is the stand-in of test/balancer. It also checks the
+// manifests of deploy/ingress.
 package waysin
 
 import (
@@ -23,6 +23,7 @@ import (
 
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/runner"
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -46,7 +47,7 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) (code int) {
-	// The measurements wait nearly all of the time: all of them at once take as long as one.
+	// The scenes wait nearly all of the time: all of them at once take as long as one.
 	flag.Parse()
 	if err := flag.Set("test.parallel", "20"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -71,12 +72,15 @@ func run(m *testing.M) (code int) {
 	return m.Run()
 }
 
-// program is a web server that ends as it is told to: --drain after SIGTERM, with whatever is
-// under way. Until then everything is answered, and health is bad.
+// program is a web server that ends as it is told to: --drain after SIGTERM, and when --until
+// answers, with whatever is under way. Until then everything is answered, and health is bad.
 func program(args []string) error {
 	fs := flag.NewFlagSet("program", flag.ContinueOnError)
 	listen := fs.String("listen", "", "")
 	drain := fs.Duration("drain", 0, "")
+	until := fs.String("until", "", "")
+	ready := fs.String("ready", "", "")
+	slow := fs.String("slow", "", "")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -85,7 +89,16 @@ func program(args []string) error {
 	var draining atomic.Bool
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("/ready", func(w http.ResponseWriter, r *http.Request) {
+		if !told(r.Context(), *ready) {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
 	mux.HandleFunc("/slow", func(_ http.ResponseWriter, r *http.Request) {
+		if *slow != "" {
+			told(r.Context(), *slow)
+			return
+		}
 		select {
 		case <-r.Context().Done():
 		case <-time.After(slowness):
@@ -104,10 +117,24 @@ func program(args []string) error {
 	<-term
 	draining.Store(true)
 	<-time.After(*drain)
+	told(context.Background(), *until)
 	return nil
 }
 
-// bed is what all measurements share. Each has a namespace and a load balancer of its own.
+// told waits for the answer of a URL, and says whether it is a yes. Without a URL it is one.
+func told(ctx context.Context, url string) bool {
+	if url == "" {
+		return true
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return false
+	}
+	resp, err := http.DefaultClient.Do(req)
+	return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
+}
+
+// bed is what all scenes share. Each has a namespace and a load balancer of its own.
 var (
 	bed struct {
 		cluster *env.Cluster
@@ -148,13 +175,5 @@ func running(t *testing.T) {
 // eventually waits until check returns nil.
 func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
-	for end := time.Now().Add(deadline); ; <-time.After(50 * time.Millisecond) {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %v: %v", what, deadline, err)
-		}
-	}
+	until.Holds(t, what, deadline, func(context.Context) error { return check() })
 }

@@ -39,9 +39,18 @@ type way struct {
 	policy corev1.ServiceExternalTrafficPolicy
 	path   string
 	set    func(*balancer.Options)
-	// event is what happens, and ends when it is over.
-	event func(*testing.T, *scene)
+	// event is what happens while it is measured, and ends when it is over.
+	event step
+
+	// steps are what happens in order, where nothing depends on how long something takes. A
+	// drain, however long, is then one until the load balancer has nothing for the pod any more.
+	steps []step
+	// paced is a rollout whose new pods become ready one by one, each when the one before is a
+	// target. It is in order only.
+	paced bool
 }
+
+type step func(*testing.T, *scene)
 
 // figures are what clients saw, and what the balancer counted.
 type figures struct {
@@ -56,6 +65,10 @@ type scene struct {
 
 	ns       string
 	balancer *balancer.Balancer
+	load     *load
+	// director is what the pods ask that are part of an order; nil while it is measured.
+	director *director
+	toEvict  []string // pods
 
 	mu    sync.Mutex
 	gone  map[string]bool       // addresses of nodes
@@ -70,7 +83,7 @@ func (w way) measure(t *testing.T) figures {
 	s := &scene{way: w, ns: strings.ReplaceAll(w.name, " ", "-"), gone: map[string]bool{}, conns: map[string][]net.Conn{}}
 	s.apply(t)
 	s.startBalancer(t)
-	l := startLoad(t, s.balancer.URL()+w.path)
+	l := startLoad(t, s.balancer.URL()+w.path, perSecond)
 	<-time.After(300 * time.Millisecond)
 	w.event(t, s)
 	// What is late shows within this time: the lags and the checks of health.
@@ -94,12 +107,16 @@ func codes(s balancer.Snapshot) string {
 
 func (s *scene) apply(t *testing.T) {
 	t.Helper()
-	gates, service, budget := "", "ClusterIP", ""
+	gates, service, budget, args, grace, patience := "", "ClusterIP", "", `"--drain=`+s.drain.String()+`"`, 15, 1
+	if s.director != nil {
+		args, grace, patience = s.director.args(s.way), int(2*deadline/time.Second), 10
+	}
 	if s.gate {
 		gates = "readinessGates: [{conditionType: target-health.elbv2.k8s.aws/web}]"
 	}
+	address := "podIP" // of the target
 	if s.policy != "" {
-		service = "NodePort\n  externalTrafficPolicy: " + string(s.policy)
+		service, address = "NodePort\n  externalTrafficPolicy: "+string(s.policy), "hostIP"
 	}
 	if s.budget {
 		budget = `
@@ -110,7 +127,8 @@ metadata: {name: web, namespace: NS}
 spec: {maxUnavailable: 1, selector: {matchLabels: {app: web}}}
 `
 	}
-	text := strings.NewReplacer("NS", s.ns, "PODS", strconv.Itoa(s.pods), "DRAIN", s.drain.String(), "GATES", gates, "TYPE", service, "LABEL", runner.NodeLabel).Replace(`
+	text := strings.NewReplacer("NS", s.ns, "PODS", strconv.Itoa(s.pods), "ARGS", args, "GRACE", strconv.Itoa(grace),
+		"PATIENCE", strconv.Itoa(patience), "ADDRESS", address, "GATES", gates, "TYPE", service, "LABEL", runner.NodeLabel).Replace(`
 apiVersion: v1
 kind: Namespace
 metadata: {name: NS}
@@ -133,7 +151,7 @@ spec:
   template:
     metadata: {labels: {app: web}}
     spec:
-      terminationGracePeriodSeconds: 15
+      terminationGracePeriodSeconds: GRACE
       nodeSelector: {LABEL: "true"}
       tolerations: [{key: LABEL, operator: Exists}]
       topologySpreadConstraints:
@@ -142,9 +160,10 @@ spec:
       containers:
       - name: web
         image: web
-        args: ["--listen=:8080", "--drain=DRAIN"]
+        args: ["--listen=:8080", ARGS]
+        env: [{name: TARGET, valueFrom: {fieldRef: {fieldPath: status.ADDRESS}}}]
         ports: [{name: http, containerPort: 8080}]
-        readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1}
+        readinessProbe: {httpGet: {path: /ready, port: http}, periodSeconds: 1, timeoutSeconds: PATIENCE}
 ` + budget)
 	if err := bed.cluster.Apply(t.Context(), []byte(text)); err != nil {
 		t.Fatal(err)
@@ -160,8 +179,8 @@ spec:
 	})
 }
 
-// startBalancer returns when every target that is to be is healthy. Times are those of a real
-// one divided by about ten.
+// startBalancer returns when every target that is to be is healthy. What is measured has the
+// times of a real one divided by about ten.
 func (s *scene) startBalancer(t *testing.T) {
 	t.Helper()
 	opts := balancer.Defaults()
@@ -169,6 +188,9 @@ func (s *scene) startBalancer(t *testing.T) {
 	opts.Health.Interval, opts.Health.Timeout = 500*time.Millisecond, 450*time.Millisecond
 	opts.DeregistrationDelay, opts.Requeue = 3*time.Second, 300*time.Millisecond
 	opts.ConnectTimeout, opts.IdleTimeout = time.Second, 10*time.Second
+	if s.director != nil {
+		s.director.prepare(&opts)
+	}
 	if s.policy != "" {
 		opts.TargetType, opts.Dial = balancer.Instance, s.dialNode
 	}
@@ -180,17 +202,20 @@ func (s *scene) startBalancer(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.balancer.Close)
+	if s.director != nil {
+		s.director.watch(s.balancer)
+	}
 	eventually(t, s.name+": targets", func() error {
 		want := s.pods
 		if s.policy == corev1.ServiceExternalTrafficPolicyCluster {
-			want = len(s.nodes(t)) // Another measurement takes one away.
+			want = len(s.nodes(t)) // Another scene takes one away.
 		}
 		if snapshot := s.balancer.Snapshot(); snapshot.Hosts(balancer.Healthy) != want {
 			return fmt.Errorf("%d targets are healthy, want %d: %+v", snapshot.Hosts(balancer.Healthy), want, snapshot)
 		}
 		return nil
 	})
-	s.settled(t)
+	settled(t, s)
 }
 
 // leaving is Karpenter's taint of a node that it is about to remove.
@@ -306,16 +331,26 @@ func (s *scene) takeAway(address string) {
 // scaleIn leaves the Deployment one pod, and waits until the others have ended.
 func scaleIn(t *testing.T, s *scene) {
 	t.Helper()
+	startScaleIn(t, s)
+	settled(t, s)
+}
+
+func startScaleIn(t *testing.T, s *scene) {
+	t.Helper()
 	s.patch(t, `{"spec":{"replicas":1}}`)
 	s.pods = 1
-	s.settled(t)
 }
 
 // rollOut replaces every pod.
 func rollOut(t *testing.T, s *scene) {
 	t.Helper()
+	startRollOut(t, s)
+	settled(t, s)
+}
+
+func startRollOut(t *testing.T, s *scene) {
+	t.Helper()
 	s.patch(t, `{"spec":{"template":{"metadata":{"annotations":{"rolled":"out"}}}}}`)
-	s.settled(t)
 }
 
 func (s *scene) patch(t *testing.T, patch string) {
@@ -327,7 +362,7 @@ func (s *scene) patch(t *testing.T, patch string) {
 }
 
 // settled waits until the Deployment's pods are as they are to be, and there are no others.
-func (s *scene) settled(t *testing.T) {
+func settled(t *testing.T, s *scene) {
 	t.Helper()
 	eventually(t, s.name+": pods", func() error {
 		d, err := bed.cluster.Client().AppsV1().Deployments(s.ns).Get(t.Context(), "web", metav1.GetOptions{})
@@ -355,11 +390,14 @@ func drainNode(t *testing.T, s *scene) {
 		t.Fatal(err)
 	}
 	for _, p := range list.Items {
-		eventually(t, s.name+": eviction", func() error {
-			return bed.cluster.Client().PolicyV1().Evictions(s.ns).Evict(t.Context(), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: p.Name, Namespace: s.ns}})
-		})
+		eventually(t, s.name+": eviction", func() error { return s.evict(t, p.Name) })
 	}
-	s.settled(t)
+	settled(t, s)
+}
+
+func (s *scene) evict(t *testing.T, pod string) error {
+	t.Helper()
+	return bed.cluster.Client().PolicyV1().Evictions(s.ns).Evict(t.Context(), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pod, Namespace: s.ns}})
 }
 
 // load is requests at a steady rate, each on a connection of its own.
@@ -367,15 +405,17 @@ type load struct {
 	stop       context.CancelFunc
 	running    sync.WaitGroup
 	sent, lost atomic.Int64
+	// inRow were answered since the last that was lost, or since somebody set it to 0.
+	inRow atomic.Int64
 }
 
-func startLoad(t *testing.T, url string) *load {
+func startLoad(t *testing.T, url string, perSecond int) *load {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	l := &load{stop: stop}
-	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Timeout: deadline, Transport: &http.Transport{DisableKeepAlives: true}}
 	l.running.Go(func() {
-		ticker := time.NewTicker(time.Second / perSecond)
+		ticker := time.NewTicker(time.Second / time.Duration(perSecond))
 		defer ticker.Stop()
 		for {
 			select {
@@ -392,13 +432,12 @@ func startLoad(t *testing.T, url string) *load {
 func (l *load) ask(client *http.Client, url string) {
 	l.sent.Add(1)
 	resp, err := client.Get(url) //nolint:noctx // The client has a time-out, and a request is not given up.
-	if err != nil {
+	if err != nil || resp.Body.Close() != nil || resp.StatusCode != http.StatusOK {
 		l.lost.Add(1)
+		l.inRow.Store(0)
 		return
 	}
-	if resp.Body.Close() != nil || resp.StatusCode != http.StatusOK {
-		l.lost.Add(1)
-	}
+	l.inRow.Add(1)
 }
 
 // end waits for the requests that are under way.
