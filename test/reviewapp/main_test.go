@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -25,6 +24,7 @@ import (
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/gitops/modules"
 	"github.com/tidegauge/tidegauge/test/runner"
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -113,7 +113,7 @@ func (b *testbed) start(ctx context.Context) (err error) {
 	if b.cluster, err = env.Start(ctx, env.Options{Nodes: 1}); err != nil {
 		return err
 	}
-	if b.aws, err = b.cluster.StartAWS(ctx, env.AWSOptions{}); err != nil {
+	if b.aws, err = b.cluster.StartAWS(ctx, env.AWSOptions{PublishInterval: time.Second}); err != nil {
 		return err
 	}
 	b.runner, err = runner.Start(ctx, runner.Options{
@@ -158,7 +158,7 @@ func (b *testbed) installGateway(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return poll(ctx, func(ctx context.Context) error {
+	return until.Within(ctx, deadline, func(ctx context.Context) error {
 		return b.kubectl(ctx, "apply", "--server-side", "-k", folder)
 	})
 }
@@ -309,24 +309,8 @@ func read(t *testing.T, elements ...string) string {
 	return string(text)
 }
 
-func poll(ctx context.Context, check func(context.Context) error) error {
-	last := errors.New("never asked")
-	err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, deadline, true, func(ctx context.Context) (bool, error) {
-		if err := check(ctx); err == nil || ctx.Err() == nil {
-			last = err
-		}
-		return last == nil, nil
-	})
-	if err != nil {
-		return fmt.Errorf("%w: %w", err, last)
-	}
-	return nil
-}
-
 // eventually waits until check returns nil.
 func eventually(t *testing.T, what string, check func(context.Context) error) {
 	t.Helper()
-	if err := poll(t.Context(), check); err != nil {
-		t.Fatalf("%s: %v", what, err)
-	}
+	until.Holds(t, what, deadline, check)
 }

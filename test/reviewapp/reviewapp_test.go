@@ -28,8 +28,8 @@ type listed struct {
 	Namespace, URL, Status, Created string
 }
 
-// TestLife makes two review apps, reaches each under its own names by the one entry point,
-// and removes them in both ways. Afterwards nothing is left.
+// TestLife makes two review apps, reaches each under its own names by the one entry point, has
+// one scale by its own queue, and removes them in both ways. Afterwards nothing is left.
 func TestLife(t *testing.T) {
 	b := running(t)
 	for _, number := range []string{"101", "102"} {
@@ -43,6 +43,7 @@ func TestLife(t *testing.T) {
 	b.wantOwnPods(t)
 	b.wantOwnOrders(t)
 	b.wantNames(t)
+	b.wantOwnScale(t)
 
 	if out := b.reviewApp(t, "create", "101", "--component", b.component()).well(t); strings.Contains(out, "queue/orders-pr-101 created") {
 		t.Errorf("a second create made the queue anew:\n%s", out)
