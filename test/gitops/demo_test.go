@@ -28,6 +28,7 @@ import (
 
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/fakeaws"
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 const (
@@ -223,11 +224,5 @@ func read(t *testing.T, name string) []byte {
 // eventually waits until check returns nil.
 func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
-	last := errors.New("never asked")
-	for end := time.Now().Add(deadline); time.Now().Before(end); <-time.After(100 * time.Millisecond) {
-		if last = check(); last == nil {
-			return
-		}
-	}
-	t.Fatalf("%s: not within %v: %v", what, deadline, last)
+	until.Holds(t, what, deadline, func(context.Context) error { return check() })
 }
