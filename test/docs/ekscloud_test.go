@@ -25,6 +25,13 @@ const (
 	cloudAccount  = "444455556666"
 	cloudRegion   = "us-east-1"
 	cloudNetwork  = "198.51.100.7"
+
+	// Who runs the commands: a session of a role, whose path is not in the session's name, or in
+	// an account with the file byUser a user.
+	cloudSession = "arn:aws:sts::" + cloudAccount + ":assumed-role/AWSReservedSSO_admin_0123456789abcdef/ada"
+	cloudRole    = "arn:aws:iam::" + cloudAccount + ":role/aws-reserved/sso.amazonaws.com/eu-central-1/AWSReservedSSO_admin_0123456789abcdef"
+	cloudUser    = "arn:aws:iam::" + cloudAccount + ":user/ada"
+	byUser       = "by-user"
 )
 
 // played are the programs that the page calls and that are not here. The test's own binary
@@ -82,7 +89,8 @@ func commands() map[string][]command {
 	}
 	return map[string][]command{
 		"aws": {
-			get("sts get-caller-identity", cloudAccount),
+			{words: "sts get-caller-identity", optional: output, do: (*cloud).caller},
+			{words: "iam get-role", required: []string{"--role-name"}, optional: output, do: (*cloud).role},
 			get("configure get region", cloudRegion),
 			{words: "cloudformation deploy", required: []string{"--stack-name", "--template-file"}, optional: []string{"--parameter-overrides", "--capabilities", "--region"}, do: (*cloud).deploy},
 			stack("cloudformation describe-stacks", (*cloud).describeStack),
@@ -96,8 +104,9 @@ func commands() map[string][]command {
 			{words: "ecr describe-repositories", optional: append([]string{"--repository-names"}, output...), do: (*cloud).repository},
 			get("ecr get-login-password", "password"),
 			get("ecr describe-images", "", "--repository-name"),
+			get("sqs list-queues", "", "--queue-name-prefix"),
 			get("resourcegroupstaggingapi get-resources", "", "--tag-filters"),
-			get("logs delete-log-group", "", "--log-group-name"),
+			{words: "logs delete-log-group", required: []string{"--log-group-name"}, optional: output, do: (*cloud).deleteLogs},
 		},
 		"eksctl": {
 			{words: "create cluster", required: []string{"-f"}, do: (*cloud).createCluster},
@@ -288,8 +297,8 @@ func (c *cloud) deploy(a call) error {
 var outputKey = regexp.MustCompile(`OutputKey=='(\w+)'`)
 
 func (c *cloud) describeStack(a call) error {
-	if err := c.needs("stack/" + a.flag("--stack-name")); err != nil {
-		return err
+	if name := a.flag("--stack-name"); !c.has("stack/" + name) {
+		return awsError("ValidationError", "DescribeStacks", "Stack with id "+name+" does not exist")
 	}
 	if key := outputKey.FindStringSubmatch(a.flag("--query")); key != nil {
 		return c.say("output-" + key[1])
@@ -305,9 +314,14 @@ func (c *cloud) deleteStack(a call) error {
 	return c.remove("stack/" + name)
 }
 
+// awsError is how the AWS CLI tells of what is not there.
+func awsError(code, operation, says string) error {
+	return fmt.Errorf("An error occurred (%s) when calling the %s operation: %s: %w", code, operation, says, errThere)
+}
+
 func (c *cloud) describeCluster(a call) error {
-	if err := c.needs("cluster/" + a.flag("--name")); err != nil {
-		return err
+	if name := a.flag("--name"); !c.has("cluster/" + name) {
+		return awsError("ResourceNotFoundException", "DescribeCluster", "No cluster found for name: "+name+".")
 	}
 	return c.say("vpc-1")
 }
@@ -372,7 +386,7 @@ func (c *cloud) createCluster(a call) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(c.put("cluster/"+name), c.put("stack/eksctl-"+name+"-cluster"))
+	return errors.Join(c.put("cluster/"+name), c.put("stack/eksctl-"+name+"-cluster"), c.put("logs/"+name))
 }
 
 func (c *cloud) createNodes(a call) error {
@@ -403,8 +417,43 @@ func (c *cloud) deleteCluster(a call) error {
 	return c.remove("cluster/"+name, "stack/eksctl-"+name+"-cluster")
 }
 
+// deleteLogs deletes those of a cluster's control plane, which are no part of eksctl's stack.
+func (c *cloud) deleteLogs(a call) error {
+	name := strings.TrimSuffix(strings.TrimPrefix(a.flag("--log-group-name"), "/aws/eks/"), "/cluster")
+	if !c.has("logs/" + name) {
+		return awsError("ResourceNotFoundException", "DeleteLogGroup", "The specified log group does not exist.")
+	}
+	return c.remove("logs/" + name)
+}
+
+// caller says as whom AWS sees who asks.
+func (c *cloud) caller(a call) error {
+	switch {
+	case a.flag("--query") == "Account":
+		return c.say(cloudAccount)
+	case a.flag("--query") != "Arn":
+		return fmt.Errorf("--query %s: %w", a.flag("--query"), errUsage)
+	case c.has(byUser):
+		return c.say(cloudUser)
+	}
+	return c.say(cloudSession)
+}
+
+// role has no role but the one behind the session: the account was empty.
+func (c *cloud) role(a call) error {
+	if !strings.HasSuffix(cloudRole, "/"+a.flag("--role-name")) {
+		return fmt.Errorf("role %s: %w", a.flag("--role-name"), errThere)
+	}
+	return c.say(cloudRole)
+}
+
+// deployCDK needs an administrator that there is: an access entry of another is refused.
 func (c *cloud) deployCDK(a call) error {
-	want := []string{"Admin=arn:aws:iam::" + cloudAccount + ":role/platform", "Allow=" + cloudNetwork + "/32"}
+	admin := cloudRole
+	if c.has(byUser) {
+		admin = cloudUser
+	}
+	want := []string{"Admin=" + admin, "Allow=" + cloudNetwork + "/32"}
 	if got := a.flags["--parameters"]; !slices.Equal(got, want) {
 		return fmt.Errorf("the parameters are %v, want %v", got, want)
 	}

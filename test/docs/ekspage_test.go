@@ -232,6 +232,17 @@ func TestEKSCosts(t *testing.T) {
 	if !strings.Contains(text(t, "charts/tidegauge/values.yaml"), "\nreplicas: 2\n") {
 		t.Error("the chart has not two replicas")
 	}
+	load := both + 3*price("an m5.large")
+	for _, row := range []string{
+		fmt.Sprintf("| two m5.large, up to five; Fargate for `scheduler: fargate` | %.2f |", hpa),
+		fmt.Sprintf("| the same | %.2f, with the STS endpoint in three zones |", hpa+3*price("an endpoint")),
+		fmt.Sprintf("| three t3.medium of 110 pods | %.2f, with the load balancer |", both+3*price("a t3.medium")+price("a load balancer")),
+		fmt.Sprintf("| three m5.large, and up to 27 m5.xlarge | %.2f idle, %.2f at 30 nodes |", load, load+27*price("an m5.xlarge")),
+	} {
+		if !strings.Contains(clusters, row) {
+			t.Errorf("docs/clusters.md has no %q", row)
+		}
+	}
 	calls := 5 * 3600 / 10
 	// A loader places one order in five requests: --mix of the program.
 	messages := 4 * 25 / 5 * 3 * 3600

@@ -147,7 +147,7 @@ func (r *road) end(t *testing.T) {
 			}
 		}
 	}
-	for _, kind := range []string{"cluster", "stack", "nodes"} {
+	for _, kind := range []string{"cluster", "stack", "nodes", "logs"} {
 		left, err := os.ReadDir(r.cloud.path(kind))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
@@ -173,16 +173,22 @@ func TestEKSRoads(t *testing.T) {
 		t.Fatal("the page pushes no image")
 		return block{}
 	}
-	for _, name := range []string{"eksctl", "cdk", "review"} {
+	for _, name := range []string{"eksctl", "cdk", "cdk " + byUser, "review"} {
 		t.Run(name, func(t *testing.T) {
+			name, user, _ := strings.Cut(name, " ")
 			dir := t.TempDir()
 			if err := os.Symlink(filepath.Join(root(t), "deploy"), filepath.Join(dir, "deploy")); err != nil {
 				t.Fatal(err)
 			}
 			r := newRoad(t, name, dir, cloudRegion)
-			kubectl := "#!/bin/bash\n[[ \"$*\" != *' get crd '* ]]\n"
-			if err := os.WriteFile(filepath.Join(dir, ".bin", "kubectl"), []byte(kubectl), 0o700); err != nil {
+			// It knows of nothing.
+			if err := os.WriteFile(filepath.Join(dir, ".bin", "kubectl"), []byte("#!/bin/bash\n"), 0o700); err != nil {
 				t.Fatal(err)
+			}
+			if user != "" {
+				if err := r.cloud.put(user); err != nil {
+					t.Fatal(err)
+				}
 			}
 			r.begin(t)
 			r.do(t, image(t))
@@ -231,7 +237,85 @@ func TestEKSPage(t *testing.T) {
 	b.awaitReplicas(t, "worker", 10)
 	r.reachedFromOutside(t)
 	r.lookAround(t)
+	b.keep(t)
 	r.end(t)
+	claims, err := b.Client().CoreV1().PersistentVolumeClaims("").List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(claims.Items) > 0 {
+		t.Errorf("%v, and there are still claims: %v", err, claims)
+	}
+}
+
+// kept are pods that keep something: of a StatefulSet, which makes a claim that is missing again,
+// and of a Deployment.
+const kept = `
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: stored-0}
+spec:
+  accessModes: [ReadWriteOnce]
+  capacity: {storage: 1Gi}
+  persistentVolumeReclaimPolicy: Retain
+  hostPath: {path: /nowhere}
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: stored-1}
+spec:
+  accessModes: [ReadWriteOnce]
+  capacity: {storage: 1Gi}
+  persistentVolumeReclaimPolicy: Retain
+  hostPath: {path: /nowhere}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: files, namespace: default}
+spec: {storageClassName: "", accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: files, namespace: default}
+spec:
+  selector: {matchLabels: {app: stored, of: files}}
+  template:
+    metadata: {labels: {app: stored, of: files}}
+    spec:
+      containers: [{name: work, image: work}]
+      volumes: [{name: files, persistentVolumeClaim: {claimName: files}}]
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: store, namespace: default}
+spec:
+  serviceName: store
+  selector: {matchLabels: {app: stored, of: store}}
+  template:
+    metadata: {labels: {app: stored, of: store}}
+    spec: {containers: [{name: work, image: work}]}
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {storageClassName: "", accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+`
+
+// keep waits until these pods run, and so hold their claims.
+func (b *bed) keep(t *testing.T) {
+	t.Helper()
+	b.apply(kept)
+	eventually(t, func(ctx context.Context) error {
+		pods, err := b.Client().CoreV1().Pods("default").List(ctx, metav1.ListOptions{LabelSelector: "app=stored"})
+		if err != nil {
+			return err
+		}
+		running := 0
+		for _, pod := range pods.Items {
+			if pod.Status.Phase == corev1.PodRunning {
+				running++
+			}
+		}
+		if running != 2 {
+			return fmt.Errorf("%d pods run that keep something, want 2", running)
+		}
+		return nil
+	})
 }
 
 // reachedFromOutside runs what the page has for review apps' cluster behind its load balancer.
@@ -256,7 +340,7 @@ func (r *road) reachedFromOutside(t *testing.T) {
 // lookAround runs the commands of the page's tables, but for those that need a real pod.
 func (r *road) lookAround(t *testing.T) {
 	t.Helper()
-	count := 0
+	count, seen := 0, map[string]bool{}
 	for line := range strings.Lines(prose(t, filepath.Join(root(t), "docs", eksPage))) {
 		if !strings.HasPrefix(line, "|") {
 			continue
@@ -267,6 +351,11 @@ func (r *road) lookAround(t *testing.T) {
 				continue
 			}
 			count++
+			// Some rows have the same cure, and no rollout is restarted twice in a second.
+			if seen[command] {
+				continue
+			}
+			seen[command] = true
 			if _, err := r.run(t.Context(), "admin=${admin-role}\n"+command); err != nil {
 				t.Errorf("docs/%s: %s: %v", eksPage, command, err)
 			}
