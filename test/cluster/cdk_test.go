@@ -306,15 +306,15 @@ func TestCDKIsAsEksctl(t *testing.T) {
 	if cluster["Name"] != e.Metadata.Name || cluster["Version"] != e.Metadata.Version {
 		t.Errorf("it is %v of %v, and eksctl's is %v", cluster["Name"], cluster["Version"], e.Metadata)
 	}
-	var addons, wantAddons []string
+	addons, wantAddons := map[string]any{}, map[string]any{}
 	for _, a := range c.of("AWS::EKS::Addon") {
-		addons = append(addons, a["AddonName"].(string))
+		addons[a["AddonName"].(string)] = configuration(t, a["ConfigurationValues"])
 	}
 	for _, a := range e.Addons {
-		wantAddons = append(wantAddons, a.Name)
+		wantAddons[a.Name] = configuration(t, a.ConfigurationValues)
 	}
-	if !slices.Equal(sorted(addons), sorted(wantAddons)) {
-		t.Errorf("it has the add-ons %v, and eksctl's has %v", addons, wantAddons)
+	if diff := cmp.Diff(wantAddons, addons); diff != "" {
+		t.Errorf("it has other add-ons than eksctl's (-eksctl +cdk):\n%s", diff)
 	}
 	group, want := c.of("AWS::EKS::Nodegroup")[0], e.ManagedNodeGroups[0]
 	got := fmt.Sprintf("%v %v %v", group["InstanceTypes"], group["ScalingConfig"], group["Labels"])
@@ -325,4 +325,13 @@ func TestCDKIsAsEksctl(t *testing.T) {
 	if !strings.Contains(tags, "Key:tidegauge.dev/cluster Value:"+e.Metadata.Tags["tidegauge.dev/cluster"]) {
 		t.Errorf("what it makes has the tags %s", tags)
 	}
+}
+
+// configuration is what an add-on is told, which is JSON in a text, and may be nothing.
+func configuration(t *testing.T, text any) map[string]any {
+	t.Helper()
+	if text == nil || text == "" {
+		return nil
+	}
+	return decode[map[string]any](t, "configuration", text.(string))
 }

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +42,93 @@ func TestNodesPage(t *testing.T) {
 	for _, row := range want {
 		if !strings.Contains(page, row) {
 			t.Errorf("the page has no %q", row)
+		}
+	}
+}
+
+// TestNodesFigures computes what the page says of both in passing: a step of an HPA is one burst of
+// pods, which comes at any time between two scans.
+func TestNodesFigures(t *testing.T) {
+	page := read(t, "docs/nodes.md")
+	v := decode[karpenterValues](t, "values.yaml", read(t, folder+"/nodes/karpenter/values.yaml"))
+	scan, idle := duration(t, text(t, clusterAutoscaler(t).ExtraArgs["scan-interval"])), duration(t, v.Settings.BatchIdleDuration)
+	headroom := object(t, "nodes/headroom.yaml", "Deployment")
+	replicas := fmt.Sprint(at(t, headroom.Object, "spec", "replicas"))
+	requests := fmt.Sprint(at(t, headroom.Object, "spec", "template", "spec", "containers", 0, "resources", "requests", "cpu"))
+	count, err := strconv.Atoi(replicas)
+	if err != nil {
+		t.Fatal(err)
+	}
+	each, err := strconv.Atoi(strings.TrimSuffix(requests, "m"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken, node := float64(each*count)/1000, float64(allocatable(2))/1000
+	if part := taken / node; part < 0.175 || part > 0.225 {
+		t.Errorf("the pods take %.2f of a node, which is no fifth", part)
+	}
+	for _, want := range []string{
+		fmt.Sprintf("some %.0f s on average and %.0f s at most", (scan/2 - idle).Seconds(), (scan - idle).Seconds()),
+		fmt.Sprintf("%s × %s are %.1f of the %.2f CPUs that an m5.large has for pods, a fifth of its price", replicas, requests, taken, node),
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page has no %q", want)
+		}
+	}
+}
+
+// allocatable is what EKS leaves to pods of so many CPUs, in thousandths: all but 6 % of the first,
+// 1 % of the second, 0.5 % of the next two and 0.25 % of the others.
+// https://github.com/awslabs/amazon-eks-ami/blob/main/nodeadm/internal/kubelet/config.go
+func allocatable(cpus int) int {
+	reserved := 0 // In hundred thousandths.
+	for n := range cpus {
+		switch {
+		case n == 0:
+			reserved += 6000
+		case n == 1:
+			reserved += 1000
+		case n < 4:
+			reserved += 500
+		default:
+			reserved += 250
+		}
+	}
+	return cpus*1000 - reserved/100
+}
+
+// TestPagesNameVersions shows that each chart that is installed has its version beside it, and
+// everywhere the same.
+func TestPagesNameVersions(t *testing.T) {
+	texts := map[string]string{}
+	for _, page := range []string{"docs/nodes.md", "docs/clusters.md", "docs/eks.md"} {
+		texts[page] = read(t, page)
+	}
+	for _, file := range files(t) {
+		texts[file] = read(t, folder+"/"+file)
+	}
+	continued := regexp.MustCompile(`\\\n#?\s*`)
+	chart := regexp.MustCompile(`helm (?:install|upgrade)\b[^\n` + "`" + `]*`)
+	version := regexp.MustCompile(`--version (v?\d+\.\d+\.\d+)\b`)
+	versions := map[string]string{}
+	for name, text := range texts {
+		for _, command := range chart.FindAllString(continued.ReplaceAllString(text, " "), -1) {
+			what := strings.Fields(command)[3]
+			found := version.FindStringSubmatch(command)
+			switch {
+			case strings.HasPrefix(what, "charts/"): // Of this repository.
+			case found == nil:
+				t.Errorf("%s installs %s of no version: %s", name, what, command)
+			case versions[what] != "" && versions[what] != found[1]:
+				t.Errorf("%s installs %s %s, and elsewhere it is %s", name, what, found[1], versions[what])
+			default:
+				versions[what] = found[1]
+			}
+		}
+	}
+	for _, what := range []string{"autoscaler/cluster-autoscaler", "oci://public.ecr.aws/karpenter/karpenter", "aws-load-balancer-controller"} {
+		if versions[what] == "" {
+			t.Errorf("nothing installs %s: %v", what, versions)
 		}
 	}
 }

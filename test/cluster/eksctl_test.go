@@ -61,6 +61,7 @@ type clusterConfig struct {
 		ConfigurationValues               string
 	}
 	IAM struct {
+		WithOIDC                bool
 		PodIdentityAssociations []association
 	}
 	ManagedNodeGroups, NodeGroups []nodeGroup
@@ -237,33 +238,80 @@ func checkCluster(t *testing.T, name string, c clusterConfig) {
 	if c.AccessConfig.AuthenticationMode != "API" || len(c.AccessConfig.AccessEntries) != 2 {
 		t.Errorf("it is entered by %+v", c.AccessConfig)
 	}
-	addons := map[string]string{}
+	addons := map[string]bool{}
 	for _, a := range c.Addons {
-		addons[a.Name] = a.ConfigurationValues
+		addons[a.Name] = true
 		if a.Name == "vpc-cni" && !a.UseDefaultPodIdentityAssociations {
 			t.Error("vpc-cni has the nodes' role")
 		}
 	}
 	for _, want := range []string{"eks-pod-identity-agent", "vpc-cni", "kube-proxy", "coredns", "metrics-server"} {
-		if _, ok := addons[want]; !ok {
+		if !addons[want] {
 			t.Errorf("it has no add-on %s", want)
 		}
 	}
+	if v := networkValues(t, c); v.EnableNetworkPolicy != "true" {
+		t.Errorf("its nodes keep pods to no NetworkPolicy: %+v", v)
+	}
 	for _, group := range c.ManagedNodeGroups {
-		checkNodes(t, group, addons["vpc-cni"])
+		checkNodes(t, group, networkValues(t, c))
 	}
 }
 
-func checkNodes(t *testing.T, group nodeGroup, network string) {
+// networkPlugin is what an add-on vpc-cni is told. Its own schema has the switch as a text.
+type networkPlugin struct {
+	EnableNetworkPolicy string
+	Env                 map[string]string
+}
+
+func networkValues(t *testing.T, c clusterConfig) networkPlugin {
+	t.Helper()
+	for _, a := range c.Addons {
+		if a.Name == "vpc-cni" {
+			return decode[networkPlugin](t, "vpc-cni", a.ConfigurationValues)
+		}
+	}
+	t.Fatalf("%s has no network", c.Metadata.Name)
+	return networkPlugin{}
+}
+
+// TestEksctlDevelopers shows which namespaces developers work in.
+func TestEksctlDevelopers(t *testing.T) {
+	if !strings.Contains(read(t, "deploy/review-app/review-app"), "web-pr-") {
+		t.Error("review apps have namespaces of other names")
+	}
+	for name, want := range map[string]string{
+		"hpa":    `{"Type":"namespace","Namespaces":["demo","orders"]}`,
+		"load":   `{"Type":"namespace","Namespaces":["demo","orders"]}`,
+		"review": `{"Type":"namespace","Namespaces":["web-pr-*"]}`,
+	} {
+		entry := configs(t)[name].AccessConfig.AccessEntries[1]
+		if !strings.HasSuffix(entry.PrincipalARN, ":role/developers") || len(entry.AccessPolicies) != 1 {
+			t.Fatalf("%s has %+v", name, entry)
+		}
+		if got := say(t, entry.AccessPolicies[0].AccessScope); got != want {
+			t.Errorf("in %s developers work in %s, want %s", name, got, want)
+		}
+	}
+}
+
+// TestEksctlProvider shows that the cluster whose pods have their roles by IRSA has a provider
+// for it: those of review apps, whose namespaces Pod Identity cannot name.
+func TestEksctlProvider(t *testing.T) {
+	for name, c := range configs(t) {
+		if want := name == "review"; c.IAM.WithOIDC != want {
+			t.Errorf("%s has a provider of OpenID Connect: %v, want %v", name, c.IAM.WithOIDC, want)
+		}
+	}
+}
+
+func checkNodes(t *testing.T, group nodeGroup, network networkPlugin) {
 	t.Helper()
 	if group.AMIFamily != "AmazonLinux2023" || !group.PrivateNetworking || !group.DisablePodIMDS || !group.VolumeEncrypted || group.UpdateConfig.MaxUnavailable != 1 {
 		t.Errorf("the nodes %s: %+v", group.Name, group)
 	}
-	if group.MaxPodsPerNode > 0 {
-		values := decode[struct{ Env map[string]string }](t, "vpc-cni", network)
-		if values.Env["ENABLE_PREFIX_DELEGATION"] != "true" {
-			t.Errorf("the nodes %s have %d pods and addresses for fewer: %s", group.Name, group.MaxPodsPerNode, network)
-		}
+	if group.MaxPodsPerNode > 0 && network.Env["ENABLE_PREFIX_DELEGATION"] != "true" {
+		t.Errorf("the nodes %s have %d pods and addresses for fewer: %v", group.Name, group.MaxPodsPerNode, network.Env)
 	}
 }
 
@@ -324,11 +372,7 @@ func TestReviewNodes(t *testing.T) {
 		t.Errorf("the cluster begins with %d groups of nodes", n)
 	}
 	group := nodes.NodeGroups[0]
-	for _, a := range cluster.Addons {
-		if a.Name == "vpc-cni" {
-			checkNodes(t, group, a.ConfigurationValues)
-		}
-	}
+	checkNodes(t, group, networkValues(t, cluster))
 	target := fmt.Sprintf("arn:aws:elasticloadbalancing:%s:%s:targetgroup/%s/", region, account, cluster.Metadata.Name)
 	if len(group.TargetGroupARNs) != 1 || !strings.HasPrefix(group.TargetGroupARNs[0], target) {
 		t.Errorf("they are registered with %v, want %s…", group.TargetGroupARNs, target)
@@ -342,11 +386,14 @@ func TestReviewNodes(t *testing.T) {
 // CPU and by addresses.
 func TestLoadClusterHolds(t *testing.T) {
 	const (
-		// What EKS leaves to pods of the 4 CPUs of an m5.xlarge, and what DaemonSets take of it.
-		// https://docs.aws.amazon.com/eks/latest/userguide/choosing-instance-type.html
-		allocatable, daemons = 3920, 200
-		web                  = 100
+		daemons = 200 // What DaemonSets take of a node.
+		web     = 100
 	)
+	// Of the 4 CPUs of an m5.xlarge.
+	forPods := allocatable(4)
+	if !strings.Contains(read(t, folder+"/eksctl/load.yaml"), fmt.Sprintf("An m5.xlarge has %dm for pods", forPods)) {
+		t.Errorf("the file does not say that an m5.xlarge has %dm for pods", forPods)
+	}
 	if !strings.Contains(read(t, "deploy/demo/base/web.yaml"), "cpu: "+strconv.Itoa(web)+"m") {
 		t.Error("a pod of web requests another amount of CPU")
 	}
@@ -357,7 +404,7 @@ func TestLoadClusterHolds(t *testing.T) {
 	for _, g := range configs(t)["load"].ManagedNodeGroups {
 		total += g.MaxSize
 		if g.Name == "load" {
-			if perNode := (allocatable - daemons) / web; perNode > g.MaxPodsPerNode || perNode*g.MaxSize < 999 {
+			if perNode := (forPods - daemons) / web; perNode > g.MaxPodsPerNode || perNode*g.MaxSize < 999 {
 				t.Errorf("%d nodes hold %d pods of web each", g.MaxSize, perNode)
 			}
 		}

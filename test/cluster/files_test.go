@@ -106,7 +106,13 @@ func TestNothingBad(t *testing.T) {
 // TestWildcardsAreExplained shows that beside each wildcard in an action or a resource is why:
 // in a comment above it, or in a reason that cdk-nag is given.
 func TestWildcardsAreExplained(t *testing.T) {
-	wildcard := regexp.MustCompile(`(Resource|Action|NotAction|NotResource): .*\*|^\s*- .*arn:.*\*`)
+	// On the line of the key, or an item of the list below it.
+	wildcard := regexp.MustCompile(`(Resource|Action|NotAction|NotResource): .*\*|^\s*- .*[a-z0-9]:.*\*|^\s*- ["']?\*`)
+	for _, line := range []string{"Action: s3:*", "  - ec2:*", `- "ec2:Describe*"`, "- '*'", "- !Sub arn:${AWS::Partition}:ec2:::image/*", `Resource: ["*"]`} {
+		if !wildcard.MatchString(line) {
+			t.Errorf("%s is not taken for a wildcard", line)
+		}
+	}
 	seen := 0
 	for _, pattern := range []string{"eksctl/*.yaml", "cloudformation/*.yaml"} {
 		for _, file := range glob(t, folder+"/"+pattern) {

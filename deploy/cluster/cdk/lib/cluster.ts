@@ -135,15 +135,15 @@ export class Cluster extends Construct {
       managedPolicies: [iam.ManagedPolicy.fromAwsManagedPolicyName('AmazonEKS_CNI_Policy')],
     });
     managed(role, 'AmazonEKS_CNI_Policy', 'What the VPC CNI does with addresses changes with its versions, and so does its policy.');
-    return this.addon('vpc-cni', [{ serviceAccount: 'aws-node', roleArn: role.roleArn }]);
+    return this.addon('vpc-cni', {
+      podIdentityAssociations: [{ serviceAccount: 'aws-node', roleArn: role.roleArn }],
+      // By default it keeps pods to no NetworkPolicy, and the demo has some. On Fargate it never does.
+      configurationValues: JSON.stringify({ enableNetworkPolicy: 'true' }),
+    });
   }
 
-  private addon(name: string, identities: eks.CfnAddon.PodIdentityAssociationProperty[] = []): eks.CfnAddon {
-    return new eks.CfnAddon(this, name, {
-      clusterName: this.cluster.ref,
-      addonName: name,
-      ...(identities.length > 0 && { podIdentityAssociations: identities }),
-    });
+  private addon(name: string, more: Partial<eks.CfnAddonProps> = {}): eks.CfnAddon {
+    return new eks.CfnAddon(this, name, { clusterName: this.cluster.ref, addonName: name, ...more });
   }
 
   /** What is labelled scheduler: fargate runs without nodes; overlays/fargate of the demo is. */

@@ -84,6 +84,11 @@ test('nodes come after the network add-on, and what has pods after the nodes', (
   }
 });
 
+test('nodes keep pods to NetworkPolicies', () => {
+  const [network] = all('AWS::EKS::Addon').filter(addon => addon.AddonName === 'vpc-cni');
+  assert.deepEqual(JSON.parse(network.ConfigurationValues), { enableNetworkPolicy: 'true' });
+});
+
 test('pods with the label scheduler: fargate of the demo are on Fargate', () => {
   const labels = [{ Key: 'scheduler', Value: 'fargate' }];
   template.hasResourceProperties('AWS::EKS::FargateProfile', {
