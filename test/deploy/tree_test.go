@@ -238,10 +238,76 @@ var unclean = map[string]*regexp.Regexp{
 	"a removed API":                regexp.MustCompile(`apiVersion: (extensions/|autoscaling/v2beta|apps/v1beta|policy/v1beta1|karpenter\.sh/v1alpha|karpenter\.sh/v1beta|helm\.fluxcd\.io|(helm|source|kustomize)\.toolkit\.fluxcd\.io/v[12]beta)`),
 }
 
+var (
+	imageLine = regexp.MustCompile(`(?m)^\s*(?:- )?image: +["']?([^\s"'#]+)`)
+	ofVersion = regexp.MustCompile(`:[\w][\w.-]*$|@sha256:[0-9a-f]{64}$`)
+)
+
+// unversioned are the images of a file that have neither a tag nor a digest, which is the tag
+// latest in other words. A kustomization beside the file may give them one.
+func unversioned(text, kustomization string) []string {
+	var given struct {
+		Images []struct{ Name, NewTag, Digest string }
+	}
+	if err := yaml.Unmarshal([]byte(kustomization), &given); err != nil {
+		return []string{err.Error()}
+	}
+	var found []string
+	for _, image := range imageLine.FindAllStringSubmatch(text, -1) {
+		name := image[1]
+		ok := ofVersion.MatchString(name[strings.LastIndex(name, "/")+1:])
+		for _, i := range given.Images {
+			ok = ok || i.Name == name && i.NewTag+i.Digest != ""
+		}
+		if !ok {
+			found = append(found, name)
+		}
+	}
+	return found
+}
+
+// TestUnversioned shows what an image without a version looks like.
+func TestUnversioned(t *testing.T) {
+	const gives = "images:\n- name: example.com/web\n  newTag: 1.2.0\n- name: example.com/renamed\n  newName: example.com/other\n"
+	for text, want := range map[string]string{
+		"image: pause":                                  "pause",
+		"      - image: example.com:5000/web":           "example.com:5000/web",
+		`        image: "example.com/web"`:              "example.com/web",
+		"image: example.com/web:1.2":                    "",
+		"image: example.com/web # of the build":         "example.com/web",
+		"image: web@sha256:" + strings.Repeat("0a", 32): "",
+		"image:\n  tag: 1.2":                            "",
+	} {
+		if got := strings.Join(unversioned(text, ""), " "); got != want {
+			t.Errorf("%s: %q has no version, want %q", text, got, want)
+		}
+	}
+	for text, want := range map[string]string{"image: example.com/web": "", "image: example.com/renamed": "example.com/renamed"} {
+		if got := strings.Join(unversioned(text, gives), " "); got != want {
+			t.Errorf("%s, with a kustomization: %q has no version, want %q", text, got, want)
+		}
+	}
+}
+
+// kustomizationBeside is the text of the kustomization in a file's folder, if there is one.
+func kustomizationBeside(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(path(t, "deploy/"+file)), "kustomization.yaml"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
 // TestTreeIsClean looks for what was right once, and for what is a secret.
 func TestTreeIsClean(t *testing.T) {
 	for _, file := range treeFiles(t) {
 		text := read(t, "deploy/"+file)
+		if filepath.Ext(file) == ".yaml" {
+			for _, image := range unversioned(text, kustomizationBeside(t, file)) {
+				t.Errorf("deploy/%s has an image of no version: %s", file, image)
+			}
+		}
 		for what, pattern := range unclean {
 			if found := pattern.FindString(text); found != "" {
 				t.Errorf("deploy/%s has %s: %s", file, what, strings.TrimSpace(found))
