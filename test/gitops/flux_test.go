@@ -304,6 +304,9 @@ func TestFluxAdapter(t *testing.T) {
 		t.Errorf("the adapter does not ask %s at port 80", service)
 	}
 	for _, o := range objects {
+		if o.GetKind() == "OCIRepository" {
+			wantSigned(t, o)
+		}
 		if tag, found, _ := unstructured.NestedString(o.Object, "spec", "ref", "tag"); found && tag != version(t, chart) {
 			t.Errorf("the chart is of version %s, want %s", tag, version(t, chart))
 		}
@@ -315,6 +318,21 @@ func TestFluxAdapter(t *testing.T) {
 	custom, _, err := unstructured.NestedSlice(r.Spec.Values, "rules", "custom")
 	if err != nil || len(custom) != 1 || !reflect.DeepEqual(custom[0], examples.Rules.Custom[0]) {
 		t.Errorf("the rule is %v, want the first of deploy/hpa/values.yaml: %v", custom, err)
+	}
+}
+
+// wantSigned: the chart is taken from nobody but this repository's release workflow, run for a
+// tag. Flux takes both texts for regular expressions, which have to match as a whole only where
+// they say so.
+func wantSigned(t *testing.T, source *unstructured.Unstructured) {
+	t.Helper()
+	got, _, err := unstructured.NestedMap(source.Object, "spec", "verify")
+	want := map[string]any{"provider": "cosign", "matchOIDCIdentity": []any{map[string]any{
+		"issuer":  `^https://token\.actions\.githubusercontent\.com$`,
+		"subject": `^https://github\.com/tidegauge/tidegauge/\.github/workflows/release\.yaml@refs/tags/v[0-9.]+$`,
+	}}}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("the chart's signature is checked by %v, want %v: %v", got, want, err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -123,9 +124,17 @@ type object struct {
 				Port int32
 			}
 		}
-		TargetReference      struct{ Name string }
-		DefaultConfiguration struct {
-			HealthCheckConfig     struct{ HealthCheckPath string }
+		TargetReference        struct{ Name string }
+		Scheme                 string
+		ListenerConfigurations []struct{ ProtocolPort, DefaultCertificate, SSLPolicy string }
+		DefaultConfiguration   struct {
+			TargetType        string
+			HealthCheckConfig struct {
+				HealthCheckPath                                string
+				HealthCheckInterval, HealthCheckTimeout        int
+				HealthyThresholdCount, UnhealthyThresholdCount int
+				Matcher                                        struct{ HTTPCode string }
+			}
 			TargetGroupAttributes []struct{ Key, Value string }
 		}
 	}
@@ -192,14 +201,69 @@ func TestManifestsAgree(t *testing.T) {
 				default:
 					agreeGateway(t, decode[object](t, o), names, services)
 				}
+				if targetsPods(o) {
+					wantGate(t, o.GetNamespace(), all)
+				}
 			}
 		})
+	}
+}
+
+// targetsPods says whether a load balancer has pods as targets because of this object.
+func targetsPods(o *unstructured.Unstructured) bool {
+	a := o.GetAnnotations()
+	of, _, _ := unstructured.NestedString(o.Object, "spec", "defaultConfiguration", "targetType")
+	return a[albPrefix+"target-type"] == "ip" || a[nlbPrefix+"nlb-target-type"] == "ip" || of == "ip"
+}
+
+// wantGate: pods that are targets get a readiness gate, which is by their namespace.
+func wantGate(t *testing.T, namespace string, all []*unstructured.Unstructured) {
+	t.Helper()
+	const gate = "elbv2.k8s.aws/pod-readiness-gate-inject"
+	for _, o := range all {
+		if o.GetKind() == "Namespace" && o.GetName() == namespace && o.GetLabels()[gate] != "enabled" {
+			t.Errorf("the namespace %s has the label %s=%q, want enabled", namespace, gate, o.GetLabels()[gate])
+		}
+	}
+}
+
+// What the AWS Load Balancer Controller takes of an Ingress, and of a Service.
+const (
+	albPrefix = "alb.ingress.kubernetes.io/"
+	nlbPrefix = "service.beta.kubernetes.io/aws-load-balancer-"
+)
+
+// wantFront is what users see of every way: it is public, and takes no old TLS.
+func wantFront(t *testing.T, name, scheme, policy, certificate string) {
+	t.Helper()
+	if scheme != "internet-facing" || policy != "ELBSecurityPolicy-TLS13-1-2-2021-06" || !strings.HasPrefix(certificate, "arn:aws:acm:") {
+		t.Errorf("%s is %s, with TLS by %q and the certificate %q", name, scheme, policy, certificate)
+	}
+}
+
+// agreeBalancer looks at the load balancer that a Service has to itself.
+func agreeBalancer(t *testing.T, s corev1.Service) {
+	t.Helper()
+	get := func(name string) string { return s.Annotations[nlbPrefix+name] }
+	wantFront(t, s.Name, get("scheme"), get("ssl-negotiation-policy"), get("ssl-cert"))
+	wantHealth(t, s.Name, "", health{
+		get("healthcheck-path"), get("healthcheck-interval"), get("healthcheck-timeout"),
+		get("healthcheck-healthy-threshold"), get("healthcheck-unhealthy-threshold"), get("healthcheck-success-codes"), get("target-group-attributes"),
+	})
+	if c := s.Spec.LoadBalancerClass; c == nil || *c != "service.k8s.aws/nlb" || get("nlb-target-type") != "ip" || get("healthcheck-protocol") != "http" {
+		t.Errorf("Service %s is of the class %v, with targets of type %q, and health is asked by %q", s.Name, c, get("nlb-target-type"), get("healthcheck-protocol"))
+	}
+	if !slices.ContainsFunc(s.Spec.Ports, func(p corev1.ServicePort) bool { return p.Name == get("ssl-ports") && p.Port == 443 }) {
+		t.Errorf("Service %s: TLS is at the port %q, which is not 443", s.Name, get("ssl-ports"))
 	}
 }
 
 // agreeService looks for the pods.
 func agreeService(t *testing.T, s corev1.Service, all []*unstructured.Unstructured) {
 	t.Helper()
+	if s.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		agreeBalancer(t, s)
+	}
 	for _, o := range all {
 		if o.GetKind() != "Deployment" || o.GetNamespace() != s.Namespace {
 			continue
@@ -220,7 +284,11 @@ func agreeService(t *testing.T, s corev1.Service, all []*unstructured.Unstructur
 
 func agreeIngress(t *testing.T, i networkingv1.Ingress, services map[string]corev1.Service) {
 	t.Helper()
-	targets := i.Annotations["alb.ingress.kubernetes.io/target-type"]
+	targets := i.Annotations[albPrefix+"target-type"]
+	wantFront(t, i.Name, i.Annotations[albPrefix+"scheme"], i.Annotations[albPrefix+"ssl-policy"], i.Annotations[albPrefix+"certificate-arn"])
+	if group := i.Annotations[albPrefix+"group.name"]; group != "public" {
+		t.Errorf("Ingress %s is of the group %q, and has a load balancer to itself", i.Name, group)
+	}
 	for _, rule := range i.Spec.Rules {
 		for _, p := range rule.HTTP.Paths {
 			s, ok := services[i.Namespace+"/"+p.Backend.Service.Name]
@@ -236,16 +304,26 @@ func agreeIngress(t *testing.T, i networkingv1.Ingress, services map[string]core
 				set = map[string]string{}
 			}
 			maps.Copy(set, i.Annotations)
-			wantHealth(t, i.Name, set["alb.ingress.kubernetes.io/healthcheck-path"], set["alb.ingress.kubernetes.io/target-group-attributes"])
+			get := func(name string) string { return set[albPrefix+name] }
+			wantHealth(t, i.Name, "200-301", health{
+				get("healthcheck-path"), get("healthcheck-interval-seconds"), get("healthcheck-timeout-seconds"),
+				get("healthy-threshold-count"), get("unhealthy-threshold-count"), get("success-codes"), get("target-group-attributes"),
+			})
 		}
 	}
 }
 
-// wantHealth is what every way asks for. The delay is less than the 120 s of drain.
-func wantHealth(t *testing.T, name, path, attributes string) {
+// health is how a load balancer asks for it, in seconds and answers, and what else its target
+// group is told.
+type health struct{ path, interval, timeout, healthy, unhealthy, codes, attributes string }
+
+// wantHealth is what every way asks for. The delay is less than the 120 s of drain. An NLB has
+// its own default of codes.
+func wantHealth(t *testing.T, name, codes string, got health) {
 	t.Helper()
-	if path != "/healthz" || attributes != "deregistration_delay.timeout_seconds=90" {
-		t.Errorf("%s: health is asked at %q, and the target group has %q", name, path, attributes)
+	want := health{"/healthz", "5", "2", "2", "2", codes, "deregistration_delay.timeout_seconds=90"}
+	if got != want {
+		t.Errorf("%s: health is asked as %+v, want %+v", name, got, want)
 	}
 }
 
@@ -263,11 +341,21 @@ func agreeGateway(t *testing.T, o object, names map[string]object, services map[
 	case "Gateway":
 		there("GatewayClass", "", o.Spec.GatewayClassName)
 		there(o.Spec.Infrastructure.ParametersRef.Kind, o.Metadata.Namespace, o.Spec.Infrastructure.ParametersRef.Name)
+	case "LoadBalancerConfiguration":
+		for _, l := range o.Spec.ListenerConfigurations {
+			wantFront(t, o.name(), o.Spec.Scheme, l.SSLPolicy, l.DefaultCertificate)
+		}
 	case "TargetGroupConfiguration":
 		there("Service", o.Metadata.Namespace, o.Spec.TargetReference.Name)
+		var attributes []string
 		for _, a := range o.Spec.DefaultConfiguration.TargetGroupAttributes {
-			wantHealth(t, o.name(), o.Spec.DefaultConfiguration.HealthCheckConfig.HealthCheckPath, a.Key+"="+a.Value)
+			attributes = append(attributes, a.Key+"="+a.Value)
 		}
+		h := o.Spec.DefaultConfiguration.HealthCheckConfig
+		wantHealth(t, o.name(), "200-301", health{
+			h.HealthCheckPath, strconv.Itoa(h.HealthCheckInterval), strconv.Itoa(h.HealthCheckTimeout),
+			strconv.Itoa(h.HealthyThresholdCount), strconv.Itoa(h.UnhealthyThresholdCount), h.Matcher.HTTPCode, strings.Join(attributes, ","),
+		})
 	case "HTTPRoute":
 		parent := o.Spec.ParentRefs[0]
 		if parent.Namespace == "" {

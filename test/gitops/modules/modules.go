@@ -39,6 +39,10 @@ var (
 	HelmController = Module{
 		"github.com/fluxcd/helm-controller", "v1.4.0", "h1:rkm8rmB6Na7eNc4pJOnvtXEaJ19iKluRtayHKjBxcUM=", "config/crd/bases",
 	}
+	// EnvoyGateway has a chart of its CRDs, and another of its controller.
+	EnvoyGateway = Module{
+		"github.com/envoyproxy/gateway", "v1.9.1", "h1:vAVp6/AlBXJ1aOhp1mxL7fNEzVEfjADUguUhm2wzxQY=", "charts",
+	}
 	// MetricsServer has its chart, and no CRDs.
 	MetricsServer = Module{
 		"sigs.k8s.io/metrics-server", "v0.9.0", "h1:nlqqZ2H0Xfko8eJC/1qaNVVT17hu4rxndkOi22KTZ4w=", "charts/metrics-server",
