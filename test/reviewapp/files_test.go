@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -143,16 +144,21 @@ type workflow struct {
 		Group  string `json:"group"`
 		Cancel bool   `json:"cancel-in-progress"`
 	} `json:"concurrency"`
-	Jobs map[string]struct {
-		If          string                     `json:"if"`
-		Permissions map[string]string          `json:"permissions"`
-		Environment struct{ Name, URL string } `json:"environment"`
-		Steps       []struct {
-			ID, Uses, Run string
-			With          map[string]any
-			Env           map[string]string
-		} `json:"steps"`
-	} `json:"jobs"`
+	Env  map[string]string `json:"env"`
+	Jobs map[string]job    `json:"jobs"`
+}
+
+type job struct {
+	If          string                     `json:"if"`
+	Permissions map[string]string          `json:"permissions"`
+	Environment struct{ Name, URL string } `json:"environment"`
+	Steps       []step                     `json:"steps"`
+}
+
+type step struct {
+	ID, Name, Uses, Run string
+	With                map[string]any
+	Env                 map[string]string
 }
 
 var (
@@ -170,11 +176,15 @@ func TestWorkflow(t *testing.T) {
 	if err := yaml.Unmarshal([]byte(text), &w); err != nil {
 		t.Fatal(err)
 	}
-	if len(w.Permissions) > 0 || w.Concurrency.Cancel || !strings.Contains(w.Concurrency.Group, "github.event.number") {
+	if len(w.Permissions) > 0 || w.Concurrency.Cancel || w.Concurrency.Group != "review-app-${{ github.event.number || 'prune' }}" {
 		t.Errorf("permissions are %v, and concurrency %+v", w.Permissions, w.Concurrency)
 	}
-	if got := slices.Sorted(maps.Keys(w.On)); !slices.Equal(got, []string{"pull_request", "schedule"}) {
-		t.Errorf("it runs on %v", got)
+	on := map[string]any{
+		"pull_request": map[string]any{"types": []any{"opened", "reopened", "synchronize", "closed"}},
+		"schedule":     []any{map[string]any{"cron": "23 3 * * *"}},
+	}
+	if !reflect.DeepEqual(w.On, on) {
+		t.Errorf("it runs on %v, want %v", w.On, on)
 	}
 	ours := read(t, ".github", "workflows", "ci.yaml") + read(t, ".github", "workflows", "release.yaml")
 	for _, use := range pinned.FindAllStringSubmatch(text, -1) {
@@ -186,6 +196,8 @@ func TestWorkflow(t *testing.T) {
 		t.Errorf("%d of %d actions are pinned", n, m)
 	}
 	wantPermissions(t, w)
+	wantRole(t, w)
+	wantSteps(t, w.Jobs)
 	called := map[string]bool{}
 	for name, job := range w.Jobs {
 		for _, step := range job.Steps {
@@ -201,24 +213,117 @@ func TestWorkflow(t *testing.T) {
 	if got := slices.Sorted(maps.Keys(called)); !slices.Equal(got, []string{"create", "delete", "prune"}) {
 		t.Errorf("called are %v", got)
 	}
-	if e := w.Jobs["create"].Environment; !strings.Contains(e.Name, "github.event.number") || !strings.Contains(e.URL, "steps.create.outputs.url") {
+	if e := w.Jobs["create"].Environment; e.Name != "review-app-${{ github.event.number }}" || e.URL != "${{ steps.create.outputs.url }}" {
 		t.Errorf("the environment is %+v", e)
 	}
 }
 
+// wantPermissions: a job may what it needs and no more, and runs for what it is for. A fork's
+// pull request is for none.
 func wantPermissions(t *testing.T, w workflow) {
 	t.Helper()
-	for name, want := range map[string]map[string]string{
-		"create": {"contents": "read", "id-token": "write"},
-		"delete": {"contents": "read", "id-token": "write", "deployments": "write"},
-		"prune":  {"contents": "read", "id-token": "write", "pull-requests": "read"},
+	const own = " && github.event.pull_request.head.repo.full_name == github.repository"
+	if got := slices.Sorted(maps.Keys(w.Jobs)); !slices.Equal(got, []string{"create", "delete", "prune"}) {
+		t.Errorf("the jobs are %v", got)
+	}
+	for name, want := range map[string]job{
+		"create": {
+			If:          "github.event_name == 'pull_request' && github.event.action != 'closed'" + own,
+			Permissions: map[string]string{"contents": "read", "id-token": "write"},
+		},
+		"delete": {
+			If:          "github.event_name == 'pull_request' && github.event.action == 'closed'" + own,
+			Permissions: map[string]string{"contents": "read", "id-token": "write", "deployments": "write"},
+		},
+		"prune": {
+			If:          "github.event_name == 'schedule'",
+			Permissions: map[string]string{"contents": "read", "id-token": "write", "pull-requests": "read"},
+		},
 	} {
-		job, ok := w.Jobs[name]
-		if !ok || !maps.Equal(job.Permissions, want) {
-			t.Errorf("job %s has the permissions %v, want %v", name, job.Permissions, want)
+		job := w.Jobs[name]
+		if !maps.Equal(job.Permissions, want.Permissions) {
+			t.Errorf("job %s has the permissions %v, want %v", name, job.Permissions, want.Permissions)
 		}
-		if name != "prune" && !strings.Contains(job.If, "head.repo.full_name == github.repository") {
-			t.Errorf("job %s runs for forks: %s", name, job.If)
+		if got := strings.Join(strings.Fields(job.If), " "); got != want.If {
+			t.Errorf("job %s runs if %s, want %s", name, got, want.If)
+		}
+	}
+}
+
+// wantRole: each job takes the role by GitHub's token, in a file that nobody else can read.
+func wantRole(t *testing.T, w workflow) {
+	t.Helper()
+	want := map[string]string{"AWS_REGION": "${{ vars.AWS_REGION }}", "AWS_ROLE_ARN": "${{ vars.REVIEW_APP_DEPLOYER }}", "AWS_WEB_IDENTITY_TOKEN_FILE": "/tmp/token"}
+	if !maps.Equal(w.Env, want) {
+		t.Errorf("all jobs have %v, want %v", w.Env, want)
+	}
+	for name, job := range w.Jobs {
+		i := slices.IndexFunc(job.Steps, func(s step) bool { return s.Name == "Take the role" })
+		if i != 1 {
+			t.Errorf("job %s takes the role in step %d, want right after the checkout", name, i)
+			continue
+		}
+		if !maps.Equal(job.Steps[i].Env, map[string]string{"CLUSTER": "${{ vars.REVIEW_APP_CLUSTER }}"}) {
+			t.Errorf("job %s: with the role come %v", name, job.Steps[i].Env)
+		}
+		var lines []string
+		for line := range strings.Lines(job.Steps[i].Run) {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+		wantLines := []string{
+			"umask 077",
+			`curl -fsS -H "Authorization: bearer $ACTIONS_ID_TOKEN_REQUEST_TOKEN" \`,
+			`"$ACTIONS_ID_TOKEN_REQUEST_URL&audience=sts.amazonaws.com" | jq -er .value > "$AWS_WEB_IDENTITY_TOKEN_FILE"`,
+			`aws eks update-kubeconfig --name "$CLUSTER"`,
+		}
+		if !slices.Equal(lines, wantLines) {
+			t.Errorf("job %s takes the role by %q, want %q", name, lines, wantLines)
+		}
+	}
+}
+
+// wantSteps: what deploys is of the base branch, whose own rights no later step finds; the
+// pull request brings its image, by its commit; and a link that leads nowhere goes.
+func wantSteps(t *testing.T, jobs map[string]job) {
+	t.Helper()
+	number := "${{ github.event.number }}"
+	base := map[string]any{"ref": "${{ github.event.pull_request.base.sha }}", "persist-credentials": false}
+	for name, want := range map[string]struct {
+		checkout map[string]any
+		last     []step
+	}{
+		"create": {base, []step{{
+			ID: "create",
+			Run: `deploy/review-app/review-app create "$NUMBER" --domain "$DOMAIN" --image "$IMAGE" --role-arn "$ROLE"` + "\n" +
+				`echo "url=https://web-pr-$NUMBER.$DOMAIN" >> "$GITHUB_OUTPUT"` + "\n",
+			Env: map[string]string{
+				"NUMBER": number, "DOMAIN": "${{ vars.REVIEW_APP_DOMAIN }}", "ROLE": "${{ vars.REVIEW_APP_ROLE }}",
+				"IMAGE": "${{ vars.REVIEW_APP_IMAGE }}:${{ github.event.pull_request.head.sha }}",
+			},
+		}}},
+		"delete": {base, []step{
+			{Run: `deploy/review-app/review-app delete "$NUMBER"`, Env: map[string]string{"NUMBER": number}},
+			{
+				Name: "Take the link away",
+				Run: `gh api --paginate "repos/$GITHUB_REPOSITORY/deployments?environment=review-app-$NUMBER" --jq '.[].id' |` + "\n" +
+					"  while read -r id; do\n" +
+					`    gh api --silent --method POST "repos/$GITHUB_REPOSITORY/deployments/$id/statuses" -f state=inactive` + "\n" +
+					"  done\n",
+				Env: map[string]string{"NUMBER": number, "GH_TOKEN": "${{ github.token }}"},
+			},
+		}},
+		// On a schedule the checkout is of the default branch.
+		"prune": {map[string]any{"persist-credentials": false}, []step{{
+			Run: "deploy/review-app/review-app prune", Env: map[string]string{"GH_TOKEN": "${{ github.token }}", "GH_REPO": "${{ github.repository }}"},
+		}}},
+	} {
+		steps := jobs[name].Steps
+		if len(steps) < 2 || !strings.HasPrefix(steps[0].Uses, "actions/checkout@") || !reflect.DeepEqual(steps[0].With, want.checkout) {
+			t.Errorf("job %s begins with %+v, want a checkout with %v", name, steps, want.checkout)
+			continue
+		}
+		if got := steps[2:]; !reflect.DeepEqual(got, want.last) {
+			t.Errorf("job %s ends with %+v, want %+v", name, got, want.last)
 		}
 	}
 }
@@ -253,6 +358,9 @@ func TestReadme(t *testing.T) {
 		services := allOf[corev1.Service](t, kustomize(t, "app"), "Service")
 		if !slices.ContainsFunc(services[backend.Name].Spec.Ports, func(p corev1.ServicePort) bool { return p.Name == backend.Port.Name }) {
 			t.Errorf("there is no Service %s with a port %s", backend.Name, backend.Port.Name)
+		}
+		if got, want := i.Annotations["alb.ingress.kubernetes.io/ssl-policy"], setting(t, read(t, "deploy", "review-app", "gateway", "alb.yaml"), `sslPolicy: (\S+)`); got != want {
+			t.Errorf("the Ingress takes TLS by the policy %q, want %s", got, want)
 		}
 		if *i.Spec.IngressClassName != "alb" || i.Annotations["alb.ingress.kubernetes.io/group.name"] != "review-apps" {
 			t.Errorf("the Ingress is %+v", i)
