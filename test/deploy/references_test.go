@@ -80,6 +80,7 @@ func worlds(t *testing.T) map[string]world {
 	all["Prometheus"] = world{objects: files(t, "deploy/demo/prometheus/rbac.yaml")}
 	all["nodes"] = world{objects: files(t, "deploy/cluster/nodes/headroom.yaml", "deploy/cluster/nodes/karpenter/ec2nodeclass.yaml", "deploy/cluster/nodes/karpenter/nodepool.yaml")}
 	all["review app"] = world{objects: slices.Concat(reviewApp(t), kustomize(t, "deploy/review-app/gateway"), kustomize(t, "deploy/gitops/prometheus")), configs: []*config.Config{values}, part: true}
+	all["review app by NodePort"] = world{objects: slices.Concat(reviewApp(t), kustomize(t, "deploy/review-app/gateway-node-port"), kustomize(t, "deploy/gitops/prometheus")), configs: []*config.Config{values}, part: true}
 	all["Flux"] = world{objects: slices.Concat(kustomize(t, "deploy/gitops/cluster"), kustomize(t, "deploy/gitops/adapter"), kustomize(t, "deploy/gitops/metrics-server"),
 		kustomize(t, "deploy/gitops/prometheus"), all["orders after"].objects, kustomize(t, "deploy/review-app/gateway")), configs: []*config.Config{fluxConfig(t)}}
 	return all

@@ -68,6 +68,7 @@ var tree = []checked{
 	{"review-app/review-app", []string{"test/reviewapp TestLife", "test/reviewapp TestOnlyItsOwn", "test/reviewapp TestRefuses"}},
 	{"review-app/app/*.yaml", []string{"test/reviewapp TestLife", "test/reviewapp TestTemplate"}},
 	{"review-app/gateway/*.yaml", []string{everyVersion, "test/reviewapp TestLife", "test/reviewapp TestOnlyItsOwn"}},
+	{"review-app/gateway-node-port/*.yaml", []string{everyVersion, "test/reviewapp TestNodePortGateway", "test/reviewapp TestNodePortGatewayApplies"}},
 	{"review-app/workflow.yaml", []string{"test/reviewapp TestWorkflow"}},
 	{"review-app/README.md", []string{everyLink, "test/reviewapp TestReadme"}},
 	{"gitops/**.yaml", []string{everyVersion, "test/gitops TestFluxApply", "test/gitops TestFluxParts", "test/gitops TestFluxReleases"}},

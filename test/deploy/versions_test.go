@@ -17,7 +17,7 @@ import (
 // their projects'.
 var foreign = []string{
 	"cert-manager.io", "monitoring.coreos.com",
-	"gateway.networking.k8s.io", "gateway.k8s.aws",
+	"gateway.networking.k8s.io", "gateway.k8s.aws", "gateway.envoyproxy.io",
 	"helm.toolkit.fluxcd.io", "kustomize.toolkit.fluxcd.io", "source.toolkit.fluxcd.io",
 }
 

@@ -193,7 +193,7 @@ func (f *front) target(ctx context.Context, host string) (string, error) {
 	return "", nil
 }
 
-// routes are those that the listener https of the shared Gateway takes.
+// routes are those that the listener apps of the shared Gateway takes.
 func (f *front) routes(ctx context.Context) ([]route, error) {
 	l, err := f.listener(ctx)
 	if err != nil {
@@ -236,11 +236,11 @@ func (f *front) listener(ctx context.Context) (listener, error) {
 		return listener{}, err
 	}
 	for _, l := range gateway.Spec.Listeners {
-		if l.Name == "https" {
+		if l.Name == "apps" {
 			return l, nil
 		}
 	}
-	return listener{}, errors.New("the Gateway has no listener https")
+	return listener{}, errors.New("the Gateway has no listener apps")
 }
 
 // takes says whether a route is for this listener. A wildcard takes names of any level, but
@@ -279,7 +279,7 @@ func (f *front) accept(ctx context.Context) error {
 		}
 		o.Object["status"] = map[string]any{"parents": []any{map[string]any{
 			"controllerName": "tidegauge.dev/front", "conditions": []any{condition},
-			"parentRef": map[string]any{"name": "review-apps", "namespace": "review-apps", "sectionName": "https"},
+			"parentRef": map[string]any{"name": "review-apps", "namespace": "review-apps", "sectionName": "apps"},
 		}}}
 		if _, err := client.UpdateStatus(ctx, o, metav1.UpdateOptions{}); err != nil && !apierrors.IsConflict(err) {
 			return err
