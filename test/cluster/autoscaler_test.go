@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"testing"
+
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 // flags are those of Cluster Autoscaler that the values set, as its documentation has them.
@@ -30,7 +32,7 @@ type autoscalerValues struct {
 func clusterAutoscaler(t *testing.T) autoscalerValues {
 	t.Helper()
 	const file = folder + "/nodes/cluster-autoscaler/values.yaml"
-	return decode[autoscalerValues](t, file, read(t, file))
+	return decode[autoscalerValues](t, file, repo.Text(t, file))
 }
 
 // TestClusterAutoscaler shows that it scales the cluster that there is, as the ServiceAccount

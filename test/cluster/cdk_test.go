@@ -18,6 +18,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 const (
@@ -57,7 +59,7 @@ func cdk(t *testing.T) string {
 		}
 	}
 	built.once.Do(func() {
-		built.dir, built.err = build(context.WithoutCancel(t.Context()), path(t, "."), path(t, ".bin/cdk"))
+		built.dir, built.err = build(context.WithoutCancel(t.Context()), repo.Path(t, "."), repo.Path(t, ".bin/cdk"))
 	})
 	if built.err != nil {
 		t.Fatal(built.err)
@@ -214,7 +216,7 @@ func TestCDKNag(t *testing.T) {
 	if err := os.CopyFS(filepath.Join(dir, "dist"), os.DirFS(filepath.Join(from, "dist"))); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(dir, "cdk.json"), read(t, cdkFolder+"/cdk.json"))
+	write(t, filepath.Join(dir, "cdk.json"), repo.Text(t, cdkFolder+"/cdk.json"))
 	packages := filepath.Join(from, "node_modules")
 	if err := os.Symlink(packages, filepath.Join(dir, "node_modules")); err != nil {
 		t.Fatal(err)
@@ -239,7 +241,7 @@ func TestCDKLock(t *testing.T) {
 		Private                             bool
 		Engines, Scripts                    map[string]string
 		Dependencies, DevDependencies       map[string]string
-	}](t, "package.json", read(t, cdkFolder+"/package.json"))
+	}](t, "package.json", repo.Text(t, cdkFolder+"/package.json"))
 	for _, list := range []map[string]string{manifest.Dependencies, manifest.DevDependencies} {
 		for name, version := range list {
 			if !regexp.MustCompile(`^\d+\.\d+\.\d+$`).MatchString(version) {
@@ -253,7 +255,7 @@ func TestCDKLock(t *testing.T) {
 			InBundle                     bool
 		}
 	}
-	if err := json.Unmarshal([]byte(read(t, cdkFolder+"/package-lock.json")), &lock); err != nil {
+	if err := json.Unmarshal([]byte(repo.Text(t, cdkFolder+"/package-lock.json")), &lock); err != nil {
 		t.Fatal(err)
 	}
 	for name, p := range lock.Packages {
@@ -269,7 +271,7 @@ func TestCDKLock(t *testing.T) {
 			t.Errorf("%s is %s, and locked as %s", name, version, got)
 		}
 	}
-	ignored := strings.Fields(read(t, cdkFolder+"/.gitignore"))
+	ignored := strings.Fields(repo.Text(t, cdkFolder+"/.gitignore"))
 	if want := []string{"/cdk.out/", "/dist/", "/node_modules/"}; !slices.Equal(sorted(ignored), want) {
 		t.Errorf("git ignores %v, want %v", ignored, want)
 	}

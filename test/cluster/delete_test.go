@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 // recorder plays each program that delete.sh runs: it records what it is told, and answers as its
@@ -49,7 +51,7 @@ type deleting struct {
 func runDelete(t *testing.T, environment []string, args ...string) deleting {
 	t.Helper()
 	dir := t.TempDir()
-	write(t, filepath.Join(dir, "delete.sh"), read(t, folder+"/delete.sh"))
+	write(t, filepath.Join(dir, "delete.sh"), repo.Text(t, folder+"/delete.sh"))
 	if err := os.Mkdir(filepath.Join(dir, "cdk"), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -10,13 +10,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 // TestNodesPage shows that the figures of the page are those of the files, and that its sums are
 // right.
 func TestNodesPage(t *testing.T) {
-	page := read(t, "docs/nodes.md")
-	a, v := clusterAutoscaler(t), decode[karpenterValues](t, "values.yaml", read(t, folder+"/nodes/karpenter/values.yaml"))
+	page := repo.Text(t, "docs/nodes.md")
+	a, v := clusterAutoscaler(t), decode[karpenterValues](t, "values.yaml", repo.Text(t, folder+"/nodes/karpenter/values.yaml"))
 	pool := object(t, applied[1], "NodePool")
 	after := fmt.Sprint(at(t, pool.Object, "spec", "disruption", "consolidateAfter"))
 	want := []string{
@@ -49,8 +51,8 @@ func TestNodesPage(t *testing.T) {
 // TestNodesFigures computes what the page says of both in passing: a step of an HPA is one burst of
 // pods, which comes at any time between two scans.
 func TestNodesFigures(t *testing.T) {
-	page := read(t, "docs/nodes.md")
-	v := decode[karpenterValues](t, "values.yaml", read(t, folder+"/nodes/karpenter/values.yaml"))
+	page := repo.Text(t, "docs/nodes.md")
+	v := decode[karpenterValues](t, "values.yaml", repo.Text(t, folder+"/nodes/karpenter/values.yaml"))
 	scan, idle := duration(t, text(t, clusterAutoscaler(t).ExtraArgs["scan-interval"])), duration(t, v.Settings.BatchIdleDuration)
 	headroom := object(t, "nodes/headroom.yaml", "Deployment")
 	replicas := fmt.Sprint(at(t, headroom.Object, "spec", "replicas"))
@@ -102,10 +104,10 @@ func allocatable(cpus int) int {
 func TestPagesNameVersions(t *testing.T) {
 	texts := map[string]string{}
 	for _, page := range []string{"docs/nodes.md", "docs/clusters.md", "docs/eks.md"} {
-		texts[page] = read(t, page)
+		texts[page] = repo.Text(t, page)
 	}
 	for _, file := range files(t) {
-		texts[file] = read(t, folder+"/"+file)
+		texts[file] = repo.Text(t, folder+"/"+file)
 	}
 	continued := regexp.MustCompile(`\\\n#?\s*`)
 	chart := regexp.MustCompile(`helm (?:install|upgrade)\b[^\n` + "`" + `]*`)
@@ -148,7 +150,7 @@ func spoken(d time.Duration) string {
 
 // TestPodsOfANode shows how many pods the page says that a node takes, by the rule of AWS.
 func TestPodsOfANode(t *testing.T) {
-	page := read(t, "docs/nodes.md")
+	page := repo.Text(t, "docs/nodes.md")
 	for _, node := range []struct {
 		kind                  string
 		interfaces, addresses int
@@ -164,15 +166,15 @@ func TestPodsOfANode(t *testing.T) {
 // TestPagesNameFiles shows that each file which the pages and the files' own comments name is
 // there, and each stack is deleted by delete.sh.
 func TestPagesNameFiles(t *testing.T) {
-	texts := map[string]string{"docs/nodes.md": read(t, "docs/nodes.md"), "docs/clusters.md": read(t, "docs/clusters.md")}
+	texts := map[string]string{"docs/nodes.md": repo.Text(t, "docs/nodes.md"), "docs/clusters.md": repo.Text(t, "docs/clusters.md")}
 	for _, file := range files(t) {
-		texts[file] = read(t, folder+"/"+file)
+		texts[file] = repo.Text(t, folder+"/"+file)
 	}
-	script := read(t, folder+"/delete.sh")
+	script := repo.Text(t, folder+"/delete.sh")
 	for name, text := range texts {
 		text = regexp.MustCompile(`https?://\S+`).ReplaceAllString(text, "")
 		for _, file := range regexp.MustCompile(`(?:deploy|docs)/[a-z0-9/.-]*[a-z0-9]`).FindAllString(text, -1) {
-			if _, err := os.Stat(path(t, file)); err != nil {
+			if _, err := os.Stat(repo.Path(t, file)); err != nil {
 				t.Errorf("%s names %s, which there is not", name, file)
 			}
 		}
@@ -191,15 +193,15 @@ func TestPagesNameFiles(t *testing.T) {
 // TestClustersPage runs what the page puts in place of the examples, and shows that no example
 // is left.
 func TestClustersPage(t *testing.T) {
-	page := read(t, "docs/clusters.md")
+	page := repo.Text(t, "docs/clusters.md")
 	yours := regexp.MustCompile(`(?m)^yours\(\) .*$`).FindString(page)
 	outputs := regexp.MustCompile(`(?m)^  sed -e .*\) \|$|^  sed -e "s#arn.*$`).FindString(page)
 	if yours == "" || outputs == "" {
 		t.Fatal("the page does not say how to put yours in place")
 	}
 	script := "set -eu\naccount=444455556666 network=198.51.100.7/32 AWS_REGION=us-east-1\noutput() { echo \"value-of-$1\"; }\n" + yours + "\n"
-	for _, file := range glob(t, folder+"/eksctl/*.yaml") {
-		run := script + "yours " + path(t, file)
+	for _, file := range repo.Glob(t, folder+"/eksctl/*.yaml") {
+		run := script + "yours " + repo.Path(t, file)
 		if filepath.Base(file) == "review-nodes.yaml" {
 			run += " | " + strings.TrimSuffix(strings.TrimSpace(outputs), "|")
 		}

@@ -16,6 +16,8 @@ import (
 	"k8s.io/kube-openapi/pkg/validation/strfmt"
 	"k8s.io/kube-openapi/pkg/validation/validate"
 	"sigs.k8s.io/yaml"
+
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 // schemasVariable names the folder that eksctl-v1alpha5.schema.json is in: eksctl's own schema,
@@ -98,8 +100,8 @@ type nodeGroup struct {
 func configs(t *testing.T) map[string]clusterConfig {
 	t.Helper()
 	all := map[string]clusterConfig{}
-	for _, file := range glob(t, folder+"/eksctl/*.yaml") {
-		all[strings.TrimSuffix(filepath.Base(file), ".yaml")] = decode[clusterConfig](t, file, read(t, file))
+	for _, file := range repo.Glob(t, folder+"/eksctl/*.yaml") {
+		all[strings.TrimSuffix(filepath.Base(file), ".yaml")] = decode[clusterConfig](t, file, repo.Text(t, file))
 	}
 	return all
 }
@@ -109,7 +111,7 @@ func eksctlSchema(t *testing.T) *spec.Schema {
 	t.Helper()
 	dir := os.Getenv(schemasVariable)
 	if dir == "" {
-		dir = path(t, "../shared/schemas")
+		dir = repo.Path(t, "../shared/schemas")
 	}
 	file := filepath.Join(dir, "eksctl-v1alpha5.schema.json")
 	text, err := os.ReadFile(file)
@@ -177,12 +179,12 @@ func checkEksctl(s *spec.Schema, text string) error {
 // TestEksctlSchema holds the files against eksctl's own schema.
 func TestEksctlSchema(t *testing.T) {
 	s := eksctlSchema(t)
-	for _, file := range glob(t, folder+"/eksctl/*.yaml") {
-		if err := checkEksctl(s, read(t, file)); err != nil {
+	for _, file := range repo.Glob(t, folder+"/eksctl/*.yaml") {
+		if err := checkEksctl(s, repo.Text(t, file)); err != nil {
 			t.Errorf("%s: %v", file, err)
 		}
 	}
-	good := read(t, folder+"/eksctl/hpa.yaml")
+	good := repo.Text(t, folder+"/eksctl/hpa.yaml")
 	for what, replace := range map[string][2]string{
 		"a field that eksctl does not know": {"maxSize: 5", "maximum: 5"},
 		"a value of another type":           {"maxSize: 5", "maxSize: five"},
@@ -277,7 +279,7 @@ func networkValues(t *testing.T, c clusterConfig) networkPlugin {
 
 // TestEksctlDevelopers shows which namespaces developers work in.
 func TestEksctlDevelopers(t *testing.T) {
-	if !strings.Contains(read(t, "deploy/review-app/review-app"), "web-pr-") {
+	if !strings.Contains(repo.Text(t, "deploy/review-app/review-app"), "web-pr-") {
 		t.Error("review apps have namespaces of other names")
 	}
 	for name, want := range map[string]string{
@@ -354,7 +356,7 @@ func TestEksctlFargate(t *testing.T) {
 	if !slices.Equal(namespaces, []string{"demo", "orders"}) {
 		t.Errorf("it takes pods of %v", namespaces)
 	}
-	overlay := read(t, "deploy/demo/overlays/fargate/kustomization.yaml")
+	overlay := repo.Text(t, "deploy/demo/overlays/fargate/kustomization.yaml")
 	if !strings.Contains(overlay, "path: /spec/template/metadata/labels/scheduler\n      value: fargate\n") {
 		t.Error("the overlay has another label")
 	}
@@ -391,13 +393,13 @@ func TestLoadClusterHolds(t *testing.T) {
 	)
 	// Of the 4 CPUs of an m5.xlarge.
 	forPods := allocatable(4)
-	if !strings.Contains(read(t, folder+"/eksctl/load.yaml"), fmt.Sprintf("An m5.xlarge has %dm for pods", forPods)) {
+	if !strings.Contains(repo.Text(t, folder+"/eksctl/load.yaml"), fmt.Sprintf("An m5.xlarge has %dm for pods", forPods)) {
 		t.Errorf("the file does not say that an m5.xlarge has %dm for pods", forPods)
 	}
-	if !strings.Contains(read(t, "deploy/demo/base/web.yaml"), "cpu: "+strconv.Itoa(web)+"m") {
+	if !strings.Contains(repo.Text(t, "deploy/demo/base/web.yaml"), "cpu: "+strconv.Itoa(web)+"m") {
 		t.Error("a pod of web requests another amount of CPU")
 	}
-	if !strings.Contains(read(t, "deploy/demo/components/cpu-5-percent/kustomization.yaml"), "value: 1000") {
+	if !strings.Contains(repo.Text(t, "deploy/demo/components/cpu-5-percent/kustomization.yaml"), "value: 1000") {
 		t.Error("the load test has another maximum")
 	}
 	total := 0

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 // checks are which files get which check, by patterns of their paths in the folder.
@@ -31,7 +33,7 @@ var checks = []struct{ pattern, check string }{
 func files(t *testing.T) []string {
 	t.Helper()
 	var all []string
-	root := path(t, folder)
+	root := repo.Path(t, folder)
 	err := filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -91,7 +93,7 @@ func TestNothingBad(t *testing.T) {
 	for _, b := range bad {
 		pattern := regexp.MustCompile(b.pattern)
 		for _, file := range files(t) {
-			for i, line := range strings.Split(read(t, folder+"/"+file), "\n") {
+			for i, line := range strings.Split(repo.Text(t, folder+"/"+file), "\n") {
 				if b.allowed != "" {
 					line = strings.ReplaceAll(line, b.allowed, "")
 				}
@@ -115,8 +117,8 @@ func TestWildcardsAreExplained(t *testing.T) {
 	}
 	seen := 0
 	for _, pattern := range []string{"eksctl/*.yaml", "cloudformation/*.yaml"} {
-		for _, file := range glob(t, folder+"/"+pattern) {
-			lines := strings.Split(read(t, file), "\n")
+		for _, file := range repo.Glob(t, folder+"/"+pattern) {
+			lines := strings.Split(repo.Text(t, file), "\n")
 			for i, line := range lines {
 				if !wildcard.MatchString(line) || strings.HasPrefix(strings.TrimSpace(line), "#") {
 					continue

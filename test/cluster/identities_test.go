@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 // policy is an IAM policy. What it says of principals and resources may be CloudFormation's
@@ -102,7 +103,7 @@ func TestDemoCallsWhatItMay(t *testing.T) {
 		{"internal/simulator/position.go", "client", allowed("orders/simulator")},
 	} {
 		var called []string
-		for _, method := range methods(t, read(t, "deploy/demo/orders/"+test.file), test.name) {
+		for _, method := range methods(t, repo.Text(t, "deploy/demo/orders/"+test.file), test.name) {
 			// IAM knows no batches: they are so many of the single ones.
 			called = append(called, "sqs:"+strings.TrimSuffix(method, "Batch"))
 		}
@@ -111,11 +112,11 @@ func TestDemoCallsWhatItMay(t *testing.T) {
 			t.Errorf("%s calls other than it may (-called +allowed):\n%s", test.file, diff)
 		}
 	}
-	adapter := decode[policy](t, "permissions.json", read(t, "deploy/iam/permissions.json"))
+	adapter := decode[policy](t, "permissions.json", repo.Text(t, "deploy/iam/permissions.json"))
 	if diff := cmp.Diff(adapter.says(t, resource(t)), demo()["tidegauge-system/tidegauge"]); diff != "" {
 		t.Errorf("the adapter has other permissions than deploy/iam says:\n%s", diff)
 	}
-	if namespace := regexp.MustCompile(`const Namespace = "(.*)"`).FindStringSubmatch(read(t, "deploy/demo/orders/internal/metrics/cloudwatch.go")); len(namespace) < 2 || !strings.Contains(publishing, `"`+namespace[1]+`"`) {
+	if namespace := regexp.MustCompile(`const Namespace = "(.*)"`).FindStringSubmatch(repo.Text(t, "deploy/demo/orders/internal/metrics/cloudwatch.go")); len(namespace) < 2 || !strings.Contains(publishing, `"`+namespace[1]+`"`) {
 		t.Errorf("metrics are put into %v", namespace)
 	}
 }
@@ -205,8 +206,8 @@ func TestServiceAccountsAreThere(t *testing.T) {
 		"":       "deploy/install.yaml",
 		"orders": "deploy/demo/base/*.yaml",
 	} {
-		for _, name := range glob(t, file) {
-			objects, err := env.ParseObjects([]byte(read(t, name)))
+		for _, name := range repo.Glob(t, file) {
+			objects, err := env.ParseObjects([]byte(repo.Text(t, name)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -217,7 +218,7 @@ func TestServiceAccountsAreThere(t *testing.T) {
 			}
 		}
 	}
-	if !strings.Contains(read(t, "deploy/demo/base/kustomization.yaml"), "\nnamespace: orders\n") {
+	if !strings.Contains(repo.Text(t, "deploy/demo/base/kustomization.yaml"), "\nnamespace: orders\n") {
 		t.Error("the demo is in another namespace than orders")
 	}
 	for name, c := range configs(t) {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 const (
@@ -106,7 +107,7 @@ func TestApplies(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, file := range applied {
-		if err := kubectl("apply", "--server-side", "--validate=strict", "-f", path(t, folder+"/"+file)); err != nil {
+		if err := kubectl("apply", "--server-side", "--validate=strict", "-f", repo.Path(t, folder+"/"+file)); err != nil {
 			t.Errorf("%s: %v", file, err)
 		}
 	}
@@ -119,7 +120,7 @@ func TestApplies(t *testing.T) {
 		"a tag that Karpenter keeps to itself":       {applied[0], "  tags:\n    tidegauge.dev/cluster", "  tags:\n    karpenter.sh/nodepool"},
 		"a field that a PriorityClass does not have": {applied[2], "preemptionPolicy: Never", "preemption: Never"},
 	} {
-		good := read(t, folder+"/"+replace[0])
+		good := repo.Text(t, folder+"/"+replace[0])
 		broken := strings.Replace(good, replace[1], replace[2], 1)
 		if broken == good {
 			t.Fatalf("%s has no %q", replace[0], replace[1])
@@ -135,7 +136,7 @@ func TestApplies(t *testing.T) {
 // object is the object of a kind in a manifest.
 func object(t *testing.T, file, kind string) *unstructured.Unstructured {
 	t.Helper()
-	objects, err := env.ParseObjects([]byte(read(t, folder+"/"+file)))
+	objects, err := env.ParseObjects([]byte(repo.Text(t, folder+"/"+file)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,15 +170,15 @@ func TestKarpenterValues(t *testing.T) {
 	for name, text := range all {
 		write(t, filepath.Join(chart, filepath.FromSlash(name)), text)
 	}
-	ours, theirs := decode[map[string]any](t, file, read(t, file)), decode[map[string]any](t, "the chart's", all["values.yaml"])
+	ours, theirs := decode[map[string]any](t, file, repo.Text(t, file)), decode[map[string]any](t, "the chart's", all["values.yaml"])
 	for _, key := range unknown(ours, theirs, "") {
 		t.Errorf("the chart has no value %s", key)
 	}
-	out, err := command(t.Context(), t.TempDir(), testBin(t, "helm"), "template", "karpenter", chart, "--kubeconfig", os.DevNull, "--namespace", "kube-system", "--values", path(t, file))
+	out, err := command(t.Context(), t.TempDir(), testBin(t, "helm"), "template", "karpenter", chart, "--kubeconfig", os.DevNull, "--namespace", "kube-system", "--values", repo.Path(t, file))
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := decode[karpenterValues](t, file, read(t, file))
+	v := decode[karpenterValues](t, file, repo.Text(t, file))
 	for _, want := range []string{
 		"serviceAccountName: " + v.ServiceAccount.Name + "\n",
 		"name: CLUSTER_NAME\n              value: \"" + v.Settings.ClusterName + "\"",
@@ -189,7 +190,7 @@ func TestKarpenterValues(t *testing.T) {
 			t.Errorf("the chart does not render %q", want)
 		}
 	}
-	if !strings.Contains(read(t, file), "--version "+strings.TrimPrefix(karpenterVersion, "v")+" ") {
+	if !strings.Contains(repo.Text(t, file), "--version "+strings.TrimPrefix(karpenterVersion, "v")+" ") {
 		t.Errorf("another version than %s is installed", karpenterVersion)
 	}
 }
@@ -216,7 +217,7 @@ func unknown(ours, theirs map[string]any, path string) []string {
 // is so.
 func TestKarpenterAgrees(t *testing.T) {
 	stack := templateOf(t, "karpenter.yaml")
-	v := decode[karpenterValues](t, "values.yaml", read(t, folder+"/nodes/karpenter/values.yaml"))
+	v := decode[karpenterValues](t, "values.yaml", repo.Text(t, folder+"/nodes/karpenter/values.yaml"))
 	class, pool := object(t, applied[0], "EC2NodeClass"), object(t, applied[1], "NodePool")
 	cluster := v.Settings.ClusterName
 	named := func(text any) string { return strings.ReplaceAll(fmt.Sprint(text), "${ClusterName}", cluster) }
@@ -335,7 +336,7 @@ func TestNodesOutlastDrains(t *testing.T) {
 	if got := at(t, pool.Object, "spec", "template", "spec", "terminationGracePeriod"); got != "10m" {
 		t.Errorf("a node ends after %v, and web after 150 s: is that longer?", got)
 	}
-	if !strings.Contains(read(t, "deploy/demo/base/web.yaml"), "terminationGracePeriodSeconds: 150\n") {
+	if !strings.Contains(repo.Text(t, "deploy/demo/base/web.yaml"), "terminationGracePeriodSeconds: 150\n") {
 		t.Error("web has another grace period")
 	}
 	capacity := say(t, at(t, pool.Object, "spec", "template", "spec", "requirements", 2))
@@ -354,7 +355,7 @@ func TestHeadroom(t *testing.T) {
 	if got := at(t, d.Object, "spec", "template", "spec", "priorityClassName"); got != class.GetName() {
 		t.Errorf("its pods have the priority %v", got)
 	}
-	objects, err := env.ParseObjects([]byte(read(t, "deploy/demo/base/web.yaml")))
+	objects, err := env.ParseObjects([]byte(repo.Text(t, "deploy/demo/base/web.yaml")))
 	if err != nil {
 		t.Fatal(err)
 	}

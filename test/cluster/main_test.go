@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 const (
@@ -29,25 +30,6 @@ const (
 	region  = "eu-central-1"
 )
 
-// path is that of a file of the repository.
-func path(t *testing.T, name string) string {
-	t.Helper()
-	dir, err := env.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(dir, filepath.FromSlash(name))
-}
-
-func read(t *testing.T, name string) string {
-	t.Helper()
-	text, err := os.ReadFile(path(t, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
-
 func write(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -56,21 +38,6 @@ func write(t *testing.T, path, text string) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// glob are the files of the repository that match a pattern, by their path in it.
-func glob(t *testing.T, pattern string) []string {
-	t.Helper()
-	files, err := filepath.Glob(path(t, pattern))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("there is no file %s: %v", pattern, err)
-	}
-	for i, file := range files {
-		if files[i], err = filepath.Rel(path(t, "."), file); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return files
 }
 
 // decode reads YAML or JSON. A field that the type does not have is an error.
@@ -132,7 +99,7 @@ func testBin(t *testing.T, name string) string {
 	t.Helper()
 	dir := os.Getenv(env.BinVariable)
 	if dir == "" {
-		dir = path(t, ".bin")
+		dir = repo.Path(t, ".bin")
 	}
 	file := filepath.Join(dir, name)
 	if _, err := os.Stat(file); err != nil {

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 // cloudFormation is a template. Of files of ours in YAML the short functions are read as what
@@ -63,15 +64,15 @@ func (c cloudFormation) name(t *testing.T, r any) string {
 func templateOf(t *testing.T, name string) cloudFormation {
 	t.Helper()
 	file := folder + "/cloudformation/" + name
-	return decode[cloudFormation](t, file, read(t, file))
+	return decode[cloudFormation](t, file, repo.Text(t, file))
 }
 
 // TestTemplates validates the templates, and what CDK made, with AWS' own validator.
 func TestTemplates(t *testing.T) {
 	dir := cdk(t)
 	var all []string
-	for _, file := range glob(t, folder+"/cloudformation/*.yaml") {
-		all = append(all, path(t, file))
+	for _, file := range repo.Glob(t, folder+"/cloudformation/*.yaml") {
+		all = append(all, repo.Path(t, file))
 	}
 	all = append(all, filepath.Join(dir, "cdk.out", stackName+".template.json"))
 	out, err := command(t.Context(), dir, "node", append([]string{"dist/bin/validate.js"}, all...)...)
@@ -88,7 +89,7 @@ func TestTemplates(t *testing.T) {
 // TestTemplatesFinds shows that the validator finds what is wrong.
 func TestTemplatesFinds(t *testing.T) {
 	dir := cdk(t)
-	good := read(t, folder+"/cloudformation/elb.yaml")
+	good := repo.Text(t, folder+"/cloudformation/elb.yaml")
 	var broken []string
 	for _, replace := range [][2]string{
 		{"HealthCheckPath:", "HealthCheckPaths:"},
@@ -164,7 +165,7 @@ func TestLoadBalancer(t *testing.T) {
 // TestLoadBalancerAsks shows that it asks for health as the demo's web tier wants to be asked.
 func TestLoadBalancerAsks(t *testing.T) {
 	target := templateOf(t, "elb.yaml").Resources["TargetGroup"].Properties
-	objects, err := env.ParseObjects([]byte(read(t, "deploy/demo/base/web.yaml")))
+	objects, err := env.ParseObjects([]byte(repo.Text(t, "deploy/demo/base/web.yaml")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +211,7 @@ func TestQueues(t *testing.T) {
 			Name     string
 			Literals []string
 		}
-	}](t, "kustomization.yaml", read(t, "deploy/demo/base/kustomization.yaml"))
+	}](t, "kustomization.yaml", repo.Text(t, "deploy/demo/base/kustomization.yaml"))
 	literals := config.ConfigMapGenerator[0].Literals
 	for _, want := range []string{"ORDERS_QUEUE=orders", "ORDERS_DEAD_LETTER_QUEUE=orders-dead", "AWS_REGION=" + region} {
 		if !slices.Contains(literals, want) {
@@ -218,7 +219,7 @@ func TestQueues(t *testing.T) {
 		}
 	}
 	for file, want := range map[string]string{"simulator.yaml": "- --queue=orders-sine\n", "worker.yaml": "- name: QueueName\n          value: orders\n"} {
-		if !strings.Contains(read(t, "deploy/demo/base/"+file), want) {
+		if !strings.Contains(repo.Text(t, "deploy/demo/base/"+file), want) {
 			t.Errorf("%s has another queue", file)
 		}
 	}
@@ -235,7 +236,7 @@ func TestQueues(t *testing.T) {
 
 // TestTemplatesLeaveNothing shows that a stack that is deleted leaves nothing that costs.
 func TestTemplatesLeaveNothing(t *testing.T) {
-	for _, file := range glob(t, folder+"/cloudformation/*.yaml") {
+	for _, file := range repo.Glob(t, folder+"/cloudformation/*.yaml") {
 		c := templateOf(t, filepath.Base(file))
 		for id, r := range c.Resources {
 			if r.DeletionPolicy == "Retain" || r.DeletionPolicy == "Snapshot" || r.UpdateReplacePolicy == "Retain" {
@@ -253,8 +254,8 @@ func TestTemplatesLeaveNothing(t *testing.T) {
 // TestTemplatesNoAliases shows that no template has YAML's aliases, which CloudFormation refuses.
 // https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/template-formats.html
 func TestTemplatesNoAliases(t *testing.T) {
-	for _, file := range glob(t, folder+"/cloudformation/*.yaml") {
-		for i, line := range strings.Split(read(t, file), "\n") {
+	for _, file := range repo.Glob(t, folder+"/cloudformation/*.yaml") {
+		for i, line := range strings.Split(repo.Text(t, file), "\n") {
 			_, value, _ := strings.Cut(line, ": ")
 			if strings.HasPrefix(value, "*") || strings.HasPrefix(value, "&") {
 				t.Errorf("%s:%d: %s", file, i+1, line)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 // install are the values of install.yaml. The certificate is cert-manager's: a chart that is
@@ -27,10 +29,10 @@ func TestGenerated(t *testing.T) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(generated)) {
 		if *update {
-			write(t, path(t, name), generated[name])
+			write(t, repo.Path(t, name), generated[name])
 			continue
 		}
-		have, err := os.ReadFile(path(t, name))
+		have, err := os.ReadFile(repo.Path(t, name))
 		if err != nil || string(have) != generated[name] {
 			t.Errorf("%s is stale (%v): run `make generate`", name, err)
 		}
@@ -85,7 +87,7 @@ func added(t *testing.T, all, value string) string {
 // TestInstallKeepsNoSecret shows that no key is in a public file, that the API server
 // verifies the adapter's certificate, and whose it is.
 func TestInstallKeepsNoSecret(t *testing.T) {
-	text := read(t, "deploy/install.yaml")
+	text := repo.Text(t, "deploy/install.yaml")
 	for _, word := range []string{"kind: Secret", "PRIVATE KEY", "tls.key:", "insecureSkipTLSVerify: true", "caBundle"} {
 		if strings.Contains(text, word) {
 			t.Errorf("install.yaml has %q", word)

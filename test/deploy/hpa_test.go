@@ -16,12 +16,13 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tidegauge/tidegauge/pkg/config"
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 // examples are the files of deploy/hpa, without those of values.
 func examples(t *testing.T) []string {
 	t.Helper()
-	return slices.DeleteFunc(glob(t, "deploy/hpa/*.yaml"), func(file string) bool {
+	return slices.DeleteFunc(repo.Glob(t, "deploy/hpa/*.yaml"), func(file string) bool {
 		return strings.HasPrefix(filepath.Base(file), "values")
 	})
 }
@@ -30,7 +31,7 @@ func examples(t *testing.T) []string {
 func exampleValues(t *testing.T) []string {
 	t.Helper()
 	return []string{
-		"--values", path(t, "deploy/hpa/values.yaml"), "--values", path(t, "deploy/hpa/values-resource.yaml"),
+		"--values", repo.Path(t, "deploy/hpa/values.yaml"), "--values", repo.Path(t, "deploy/hpa/values-resource.yaml"),
 		"--set", "prometheus.url=http://prometheus.monitoring.svc",
 	}
 }
@@ -56,7 +57,7 @@ type example struct {
 
 func readExample(t *testing.T, file string) example {
 	t.Helper()
-	e := example{objects: parse(t, read(t, file))}
+	e := example{objects: parse(t, repo.Text(t, file))}
 	for kind, into := range map[string]any{"HorizontalPodAutoscaler": &e.hpa, "Deployment": &e.deployment} {
 		of := e.of(kind)
 		if len(of) != 1 {
@@ -77,7 +78,7 @@ func readExample(t *testing.T, file string) example {
 // and the object or the rule that makes its metric. Each says how fast it scales.
 func TestExamplesAreComplete(t *testing.T) {
 	_, c := exampleConfig(t)
-	readme := read(t, "deploy/hpa/README.md")
+	readme := repo.Text(t, "deploy/hpa/README.md")
 	for _, file := range examples(t) {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			e := readExample(t, file)
@@ -112,7 +113,7 @@ func TestExamplesServeWhileAPodMoves(t *testing.T) {
 		switch low := readExample(t, file).hpa.Spec.MinReplicas; {
 		case low == nil || *low == 1:
 			t.Errorf("%s: an HPA leaves one pod, and nobody serves while that moves", file)
-		case *low > 1 && !reason.MatchString(read(t, file)):
+		case *low > 1 && !reason.MatchString(repo.Text(t, file)):
 			t.Errorf("%s: minReplicas is %d, and nothing says why", file, *low)
 		}
 	}
@@ -233,7 +234,7 @@ func TestExamplesApply(t *testing.T) {
 				{"--server-side", "--field-manager=example"}, // Again, which changes nothing.
 				{"--dry-run=server"},
 			} {
-				args = append([]string{"apply", "-n", own, "--validate=strict", "--warnings-as-errors", "-f", path(t, file)}, args...)
+				args = append([]string{"apply", "-n", own, "--validate=strict", "--warnings-as-errors", "-f", repo.Path(t, file)}, args...)
 				if _, err := kubectl(t.Context(), c, "", args...); err != nil {
 					t.Error(err)
 				}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tidegauge/tidegauge/pkg/sources/cloudwatch"
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 // policy is an IAM policy, as far as ours go
@@ -50,8 +51,8 @@ func (o *oneOrMore) UnmarshalJSON(text []byte) error {
 func policies(t *testing.T) map[string]policy {
 	t.Helper()
 	all := map[string]policy{}
-	for _, file := range glob(t, "deploy/iam/*.json") {
-		decoder := json.NewDecoder(strings.NewReader(read(t, file)))
+	for _, file := range repo.Glob(t, "deploy/iam/*.json") {
+		decoder := json.NewDecoder(strings.NewReader(repo.Text(t, file)))
 		decoder.DisallowUnknownFields()
 		var p policy
 		if err := decoder.Decode(&p); err != nil {
@@ -110,7 +111,7 @@ func prefixed(prefix string, names []string) []string {
 // methods are those of an interface in a file.
 func methods(t *testing.T, file, name string) []string {
 	t.Helper()
-	parsed, err := parser.ParseFile(token.NewFileSet(), path(t, file), nil, 0)
+	parsed, err := parser.ParseFile(token.NewFileSet(), repo.Path(t, file), nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +132,7 @@ func methods(t *testing.T, file, name string) []string {
 // (https://docs.aws.amazon.com/prometheus/latest/userguide/AMP-APIReference-Prometheus-Compatible-Apis.html).
 func prometheusActions(t *testing.T) []string {
 	t.Helper()
-	parsed, err := parser.ParseFile(token.NewFileSet(), path(t, "pkg/sources/prometheus/call.go"), nil, 0)
+	parsed, err := parser.ParseFile(token.NewFileSet(), repo.Path(t, "pkg/sources/prometheus/call.go"), nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +162,7 @@ func TestServices(t *testing.T) {
 	const prefix = "github.com/aws/aws-sdk-go-v2/service/"
 	services := map[string]bool{}
 	for _, folder := range []string{"cmd", "internal", "pkg"} {
-		err := filepath.WalkDir(path(t, folder), func(file string, _ fs.DirEntry, err error) error {
+		err := filepath.WalkDir(repo.Path(t, folder), func(file string, _ fs.DirEntry, err error) error {
 			if err != nil || !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") {
 				return err
 			}
@@ -188,7 +189,7 @@ func TestServices(t *testing.T) {
 
 // TestTrust shows that each trust policy trusts one principal, under conditions.
 func TestTrust(t *testing.T) {
-	account := parse(t, read(t, "deploy/install.yaml")).own(t, "ServiceAccount")
+	account := parse(t, repo.Text(t, "deploy/install.yaml")).own(t, "ServiceAccount")
 	const (
 		adapter = "AWS arn:aws:iam::111122223333:role/tidegauge"
 		issuer  = "oidc.eks.eu-central-1.amazonaws.com/id/EXAMPLED539D4633E53DE1B71EXAMPLE"
@@ -246,7 +247,7 @@ func (p policy) told() []string {
 
 // TestReadmeOfIAM shows that no file is left unexplained, and none is missing.
 func TestReadmeOfIAM(t *testing.T) {
-	text := read(t, "deploy/iam/README.md")
+	text := repo.Text(t, "deploy/iam/README.md")
 	for name := range policies(t) {
 		if !strings.Contains(text, "| `"+name+".json` |") {
 			t.Errorf("the table has no row of %s.json", name)
@@ -254,7 +255,7 @@ func TestReadmeOfIAM(t *testing.T) {
 	}
 	for word := range strings.FieldsSeq(text) {
 		if file, ok := strings.CutPrefix(word, "file://"); ok {
-			read(t, file)
+			repo.Text(t, file)
 		}
 	}
 }

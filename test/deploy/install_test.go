@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 // TestInstall applies install.yaml to a cluster that has nothing of it, again when
@@ -18,7 +19,7 @@ func TestInstall(t *testing.T) {
 		t.Skip("it starts a cluster")
 	}
 	c := bareCluster(t)
-	file := path(t, "deploy/install.yaml")
+	file := repo.Path(t, "deploy/install.yaml")
 	apply := func(args ...string) {
 		t.Helper()
 		if _, err := kubectl(t.Context(), c, "", append([]string{"apply", "--validate=strict", "--warnings-as-errors", "-f", file}, args...)...); err != nil {
@@ -59,7 +60,7 @@ func TestInstall(t *testing.T) {
 // ExternalMetrics, in its order.
 func uninstallAndKeep(t *testing.T, c *env.Cluster) {
 	t.Helper()
-	_, kept, there := strings.Cut(read(t, "docs/install.md"), "To keep them:\n\n")
+	_, kept, there := strings.Cut(repo.Text(t, "docs/install.md"), "To keep them:\n\n")
 	kept, _, ends := strings.Cut(kept, "\n\n")
 	if !there || !ends {
 		t.Fatal("docs/install.md does not say how to keep them")
@@ -73,7 +74,7 @@ func uninstallAndKeep(t *testing.T, c *env.Cluster) {
 			t.Fatal(err)
 		}
 	}
-	left, err := kubectl(t.Context(), c, "", "get", "--ignore-not-found", "-o", "name", "-f", path(t, "deploy/install.yaml"))
+	left, err := kubectl(t.Context(), c, "", "get", "--ignore-not-found", "-o", "name", "-f", repo.Path(t, "deploy/install.yaml"))
 	if err != nil && !strings.Contains(err.Error(), "cert-manager.io") {
 		t.Error(err)
 	}
@@ -95,7 +96,7 @@ func bareCluster(t *testing.T) *env.Cluster {
 		}
 	})
 	_, err = kubectl(t.Context(), c, "", "delete", "--ignore-not-found", "--timeout=120s",
-		"-f", path(t, "deploy/base"), "-f", path(t, "deploy/crds"), "-f", path(t, "deploy/policies"))
+		"-f", repo.Path(t, "deploy/base"), "-f", repo.Path(t, "deploy/crds"), "-f", repo.Path(t, "deploy/policies"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,8 +133,8 @@ func state(t *testing.T, c *env.Cluster) string {
 func TestKustomizeApplies(t *testing.T) {
 	c := cluster(t)
 	for name, dir := range map[string]string{
-		"base":            path(t, "deploy/kustomize/base"),
-		"example":         path(t, "deploy/kustomize/example"),
+		"base":            repo.Path(t, "deploy/kustomize/base"),
+		"example":         repo.Path(t, "deploy/kustomize/example"),
 		"own certificate": overlay(t, "custom-metrics", "resource-metrics", "own-certificate"),
 	} {
 		t.Run(name, func(t *testing.T) {

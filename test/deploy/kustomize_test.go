@@ -19,11 +19,12 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/tidegauge/tidegauge/pkg/config"
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 // TestBase shows that both ways without Helm install the same.
 func TestBase(t *testing.T) {
-	want := parse(t, read(t, "deploy/install.yaml"))
+	want := parse(t, repo.Text(t, "deploy/install.yaml"))
 	if diff := cmp.Diff(want.contents(), kustomize(t, "deploy/kustomize/base").contents()); diff != "" {
 		t.Errorf("the base is not as install.yaml (-install +base):\n%s", diff)
 	}
@@ -72,7 +73,7 @@ func overlay(t *testing.T, components ...string) string {
 		t.Fatal(err)
 	}
 	relative := func(folder string) string {
-		to, err := filepath.Rel(resolved, path(t, "deploy/kustomize/"+folder))
+		to, err := filepath.Rel(resolved, repo.Path(t, "deploy/kustomize/"+folder))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -92,7 +93,7 @@ func overlay(t *testing.T, components ...string) string {
 // ownSecret is what the comment of own-certificate says to write.
 func ownSecret(t *testing.T) string {
 	t.Helper()
-	_, text, found := strings.Cut(read(t, "deploy/kustomize/own-certificate/kustomization.yaml"), "#   secretGenerator:\n")
+	_, text, found := strings.Cut(repo.Text(t, "deploy/kustomize/own-certificate/kustomization.yaml"), "#   secretGenerator:\n")
 	if !found {
 		t.Fatal("own-certificate does not say what its Secret is")
 	}

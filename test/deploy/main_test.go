@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/repo"
 	"github.com/tidegauge/tidegauge/test/until"
 )
 
@@ -145,7 +146,7 @@ func command(ctx context.Context, stdin, name string, args ...string) (string, e
 func template(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := command(t.Context(), "", "helm", append([]string{
-		"template", release, path(t, "charts/tidegauge"), "--kubeconfig", os.DevNull, "--namespace", namespace, "--skip-tests",
+		"template", release, repo.Path(t, "charts/tidegauge"), "--kubeconfig", os.DevNull, "--namespace", namespace, "--skip-tests",
 	}, args...)...)
 	if err != nil {
 		t.Fatal(err)
@@ -156,30 +157,11 @@ func template(t *testing.T, args ...string) string {
 // kustomize builds a folder of the repository.
 func kustomize(t *testing.T, folder string) objects {
 	t.Helper()
-	out, err := command(t.Context(), "", "kubectl", "kustomize", path(t, folder))
+	out, err := command(t.Context(), "", "kubectl", "kustomize", repo.Path(t, folder))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return parse(t, out)
-}
-
-// path is that of a file of the repository.
-func path(t *testing.T, name string) string {
-	t.Helper()
-	dir, err := env.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(dir, filepath.FromSlash(name))
-}
-
-func read(t *testing.T, name string) string {
-	t.Helper()
-	text, err := os.ReadFile(path(t, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
 }
 
 func write(t *testing.T, path, text string) {
@@ -187,21 +169,6 @@ func write(t *testing.T, path, text string) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// glob are the files of the repository that match a pattern, by their path in it.
-func glob(t *testing.T, pattern string) []string {
-	t.Helper()
-	files, err := filepath.Glob(path(t, pattern))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("there is no file %s: %v", pattern, err)
-	}
-	for i, file := range files {
-		if files[i], err = filepath.Rel(path(t, "."), file); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return files
 }
 
 type objects []*unstructured.Unstructured

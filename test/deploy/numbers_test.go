@@ -22,6 +22,7 @@ import (
 
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/player"
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 // TestExamplesGetNumbers runs the adapter with the rules of the examples' values, in front of
@@ -37,7 +38,7 @@ func TestExamplesGetNumbers(t *testing.T) {
 	startExampleAdapter(t, c, backends)
 	for _, file := range examples(t) {
 		// The player has every pod's metrics at one path.
-		text := strings.ReplaceAll(read(t, file), "/stats/prometheus", "/metrics")
+		text := strings.ReplaceAll(repo.Text(t, file), "/stats/prometheus", "/metrics")
 		if _, err := kubectl(t.Context(), c, text, "apply", "--server-side", "-n", own, "-f", "-"); err != nil {
 			t.Fatal(err)
 		}

@@ -27,6 +27,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/repo"
 	"github.com/tidegauge/tidegauge/test/schemas"
 )
 
@@ -62,9 +63,9 @@ func orders(t *testing.T) map[string]rendering {
 	t.Helper()
 	all := map[string]rendering{}
 	for _, dir := range []string{ordersBefore, ordersAfter, ordersFargate} {
-		all[filepath.Base(dir)] = render(t, path(t, dir))
+		all[filepath.Base(dir)] = render(t, repo.Path(t, dir))
 	}
-	for _, file := range glob(t, "deploy/demo/components/*/kustomization.yaml") {
+	for _, file := range repo.Glob(t, "deploy/demo/components/*/kustomization.yaml") {
 		component := filepath.Base(filepath.Dir(file))
 		all["after with "+component] = render(t, ordersWith(t, component, ""))
 	}
@@ -81,7 +82,7 @@ func ordersWith(t *testing.T, component, own string) string {
 		t.Fatal(err)
 	}
 	relative := func(folder string) string {
-		to, err := filepath.Rel(resolved, path(t, folder))
+		to, err := filepath.Rel(resolved, repo.Path(t, folder))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -141,7 +142,7 @@ func TestOrdersVersions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	crd := parse(t, read(t, "deploy/crds/metrics.aws_externalmetrics.yaml"))[0]
+	crd := parse(t, repo.Text(t, "deploy/crds/metrics.aws_externalmetrics.yaml"))[0]
 	for name, r := range orders(t) {
 		t.Run(name, func(t *testing.T) {
 			for _, o := range r.objects {
@@ -230,7 +231,7 @@ func (r rendering) agreeDeployment(t *testing.T, d appsv1.Deployment) {
 
 func chartVersion(t *testing.T) string {
 	t.Helper()
-	return nested(parse(t, read(t, "charts/tidegauge/Chart.yaml"))[0], "appVersion")
+	return nested(parse(t, repo.Text(t, "charts/tidegauge/Chart.yaml"))[0], "appVersion")
 }
 
 func selects(selector *metav1.LabelSelector, set labels.Set) bool {
@@ -509,7 +510,7 @@ func TestOrdersScale(t *testing.T) {
 			t.Errorf("%s: HPA %s is %q, want %q", test.of, test.hpa, got, test.want)
 		}
 	}
-	depth := render(t, path(t, ordersAfter)).of("ExternalMetric")[0]
+	depth := render(t, repo.Path(t, ordersAfter)).of("ExternalMetric")[0]
 	for _, want := range []string{"metricName: ApproximateNumberOfMessagesVisible", "metricName: ApproximateNumberOfMessagesNotVisible", "value: orders\n", "period: 60", "stat: Maximum"} {
 		text, err := yaml.Marshal(depth.Object)
 		if err != nil || !strings.Contains(string(text), want) {
@@ -523,7 +524,7 @@ func TestOrdersScale(t *testing.T) {
 // component that says so.
 func TestOrdersDatabase(t *testing.T) {
 	const told = "kubectl create secret generic orders-database -n orders --from-literal=url="
-	if !strings.Contains(read(t, "deploy/demo/base/kustomization.yaml"), told) {
+	if !strings.Contains(repo.Text(t, "deploy/demo/base/kustomization.yaml"), told) {
 		t.Errorf("nobody is told to %s…", told)
 	}
 	for name, r := range orders(t) {
@@ -688,7 +689,7 @@ func TestOrdersStop(t *testing.T) {
 
 // TestOrdersSimulator shows that it may scale the loaders, and nothing that an HPA owns.
 func TestOrdersSimulator(t *testing.T) {
-	r := render(t, path(t, ordersAfter))
+	r := render(t, repo.Path(t, ordersAfter))
 	var lines []string
 	for _, rule := range decode[rbacv1.Role](t, r.objects, "simulator").Rules {
 		lines = append(lines, fmt.Sprint(rule.APIGroups, rule.Resources, rule.ResourceNames, rule.Verbs))
@@ -714,7 +715,7 @@ func TestOrdersCheck(t *testing.T) {
 	for name, r := range orders(t) {
 		configs := []string{file}
 		if !strings.Contains(name, "cpu") {
-			configs = append(configs, path(t, "deploy/demo/prometheus/adapter.yaml"))
+			configs = append(configs, repo.Path(t, "deploy/demo/prometheus/adapter.yaml"))
 		}
 		for _, config := range configs {
 			out, err := command(t.Context(), r.text, "adapter", "check", "--strict", config, "-")
@@ -888,7 +889,7 @@ func fargateNode(t *testing.T, c *env.Cluster) {
 
 // TestOrdersFargate shows which pods go to Fargate, and that it takes them.
 func TestOrdersFargate(t *testing.T) {
-	r := render(t, path(t, ordersFargate))
+	r := render(t, repo.Path(t, ordersFargate))
 	var on []string
 	for _, d := range allOf[appsv1.Deployment](t, r.objects) {
 		pod := d.Spec.Template

@@ -26,6 +26,7 @@ import (
 
 	"github.com/tidegauge/tidegauge/pkg/config"
 	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 // The tests of this file hold names against each other across the folders of deploy. Others
@@ -48,12 +49,12 @@ type world struct {
 func worlds(t *testing.T) map[string]world {
 	t.Helper()
 	var shared objects
-	for _, file := range glob(t, "deploy/ingress/*.yaml") {
-		shared = append(shared, parse(t, read(t, file))...)
+	for _, file := range repo.Glob(t, "deploy/ingress/*.yaml") {
+		shared = append(shared, parse(t, repo.Text(t, file))...)
 	}
 	shared = append(shared, kustomize(t, "deploy/gitops/prometheus")...)
 	_, values := exampleConfig(t)
-	adapter := configOf(t, read(t, "deploy/demo/prometheus/adapter.yaml"))
+	adapter := configOf(t, repo.Text(t, "deploy/demo/prometheus/adapter.yaml"))
 	all := map[string]world{}
 	for name, r := range orders(t) {
 		configs := []*config.Config{values, fluxConfig(t)}
@@ -67,9 +68,9 @@ func worlds(t *testing.T) map[string]world {
 		all[name] = world{objects: all[name].objects, configs: []*config.Config{values}}
 	}
 	for _, file := range examples(t) {
-		all[file] = world{objects: parse(t, read(t, file)), configs: []*config.Config{values}}
+		all[file] = world{objects: parse(t, repo.Text(t, file)), configs: []*config.Config{values}}
 	}
-	install := parse(t, read(t, "deploy/install.yaml"))
+	install := parse(t, repo.Text(t, "deploy/install.yaml"))
 	all["install"] = world{objects: slices.Concat(install, kustomize(t, "deploy/monitoring"))}
 	all["kustomize example"] = world{objects: kustomize(t, "deploy/kustomize/example")}
 	all["base"] = world{objects: slices.Concat(files(t, "deploy/base/*.yaml", "deploy/crds/*.yaml", "deploy/policies/*.yaml", "deploy/resource-metrics/*.yaml"),
@@ -102,8 +103,8 @@ func files(t *testing.T, patterns ...string) objects {
 	t.Helper()
 	var all objects
 	for _, pattern := range patterns {
-		for _, file := range glob(t, pattern) {
-			all = append(all, parse(t, read(t, file))...)
+		for _, file := range repo.Glob(t, pattern) {
+			all = append(all, parse(t, repo.Text(t, file))...)
 		}
 	}
 	return all
@@ -164,7 +165,7 @@ func TestReferencesOfEveryFile(t *testing.T) {
 		if filepath.Ext(file) != ".yaml" || strings.HasPrefix(file, "cluster/cloudformation/") || filepath.Base(file) == "kustomization.yaml" {
 			continue
 		}
-		all, err := env.ParseObjects([]byte(read(t, "deploy/"+file)))
+		all, err := env.ParseObjects([]byte(repo.Text(t, "deploy/"+file)))
 		if err != nil {
 			t.Errorf("%s: %v", file, err)
 		}
@@ -817,8 +818,8 @@ func found(t *testing.T, expression string, patterns ...string) map[string]bool 
 	t.Helper()
 	all := map[string]bool{}
 	for _, pattern := range patterns {
-		for _, file := range glob(t, pattern) {
-			for _, match := range regexp.MustCompile(expression).FindAllStringSubmatch(read(t, file), -1) {
+		for _, file := range repo.Glob(t, pattern) {
+			for _, match := range regexp.MustCompile(expression).FindAllStringSubmatch(repo.Text(t, file), -1) {
 				all[match[1]] = true
 			}
 		}
@@ -887,7 +888,7 @@ func TestReferencesToAccounts(t *testing.T) {
 		"IRSA":           {"deploy/iam/trust-irsa.json", `system:serviceaccount:([^:"]+):([^:"]+)`},
 	} {
 		roads[road] = map[string]bool{}
-		for _, match := range regexp.MustCompile(where.expression).FindAllStringSubmatch(read(t, where.file), -1) {
+		for _, match := range regexp.MustCompile(where.expression).FindAllStringSubmatch(repo.Text(t, where.file), -1) {
 			roads[road][match[1]+"/"+match[2]] = true
 		}
 		if len(roads[road]) == 0 {
@@ -924,7 +925,7 @@ func TestReferencesToSeries(t *testing.T) {
 	const others = "container_cpu_usage_seconds_total container_memory_working_set_bytes envoy_cluster_upstream_rq"
 	counted := found(t, `Name:\s+"([a-z_]+)"`, "deploy/demo/orders/internal/*/*.go")
 	_, values := exampleConfig(t)
-	for _, c := range []*config.Config{values, fluxConfig(t), configOf(t, read(t, "deploy/demo/prometheus/adapter.yaml")), configOf(t, read(t, "deploy/kustomize/example/config.yaml"))} {
+	for _, c := range []*config.Config{values, fluxConfig(t), configOf(t, repo.Text(t, "deploy/demo/prometheus/adapter.yaml")), configOf(t, repo.Text(t, "deploy/kustomize/example/config.yaml"))} {
 		for _, rule := range slices.Concat(c.Rules, c.ExternalRules) {
 			series, _, _ := strings.Cut(rule.SeriesQuery, "{")
 			if !counted[series] && !slices.Contains(strings.Fields(others), series) {

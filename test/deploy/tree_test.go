@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 // checked says which tests look at the files of deploy that its pattern matches. In a pattern *
@@ -94,7 +96,7 @@ func (r checked) matches(file string) bool {
 // treeFiles are those of deploy, but for what npm and cdk make.
 func treeFiles(t *testing.T) []string {
 	t.Helper()
-	root := path(t, "deploy")
+	root := repo.Path(t, "deploy")
 	var files []string
 	err := filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -154,10 +156,10 @@ func TestTree(t *testing.T) {
 func isThere(t *testing.T, check string) error {
 	t.Helper()
 	folder, name, _ := strings.Cut(check, " ")
-	files, text := []string{path(t, "Makefile")}, "\n"+name+":"
+	files, text := []string{repo.Path(t, "Makefile")}, "\n"+name+":"
 	if folder != "make" {
 		var err error
-		if files, err = filepath.Glob(filepath.Join(path(t, folder), "*_test.go")); err != nil {
+		if files, err = filepath.Glob(filepath.Join(repo.Path(t, folder), "*_test.go")); err != nil {
 			return err
 		}
 		text = "\nfunc " + name + "(t *testing.T)"
@@ -179,7 +181,7 @@ func isThere(t *testing.T, check string) error {
 func TestTreeParses(t *testing.T) {
 	parsed := 0
 	for _, file := range treeFiles(t) {
-		text := read(t, "deploy/"+file)
+		text := repo.Text(t, "deploy/"+file)
 		var err error
 		switch {
 		case strings.HasPrefix(file, "cluster/cdk/") && strings.HasSuffix(file, "tsconfig.json"):
@@ -191,7 +193,7 @@ func TestTreeParses(t *testing.T) {
 		case filepath.Ext(file) == ".yaml":
 			err = parseYAML(text)
 		case strings.HasPrefix(text, "#!/usr/bin/env bash"):
-			err = exec.CommandContext(t.Context(), "bash", "-n", path(t, "deploy/"+file)).Run()
+			err = exec.CommandContext(t.Context(), "bash", "-n", repo.Path(t, "deploy/"+file)).Run()
 		default:
 			continue
 		}
@@ -293,7 +295,7 @@ func TestUnversioned(t *testing.T) {
 // kustomizationBeside is the text of the kustomization in a file's folder, if there is one.
 func kustomizationBeside(t *testing.T, file string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(filepath.Dir(path(t, "deploy/"+file)), "kustomization.yaml"))
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(repo.Path(t, "deploy/"+file)), "kustomization.yaml"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}
@@ -303,7 +305,7 @@ func kustomizationBeside(t *testing.T, file string) string {
 // TestTreeIsClean looks for what was right once, and for what is a secret.
 func TestTreeIsClean(t *testing.T) {
 	for _, file := range treeFiles(t) {
-		text := read(t, "deploy/"+file)
+		text := repo.Text(t, "deploy/"+file)
 		if filepath.Ext(file) == ".yaml" {
 			for _, image := range unversioned(text, kustomizationBeside(t, file)) {
 				t.Errorf("deploy/%s has an image of no version: %s", file, image)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tidegauge/tidegauge/test/repo"
 	"github.com/tidegauge/tidegauge/test/schemas"
 )
 
@@ -38,7 +39,7 @@ func TestEveryVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := manifests(t)
-	crd := parse(t, read(t, "deploy/crds/metrics.aws_externalmetrics.yaml"))[0]
+	crd := parse(t, repo.Text(t, "deploy/crds/metrics.aws_externalmetrics.yaml"))[0]
 	checked := 0
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		t.Run(name, func(t *testing.T) {
@@ -68,26 +69,26 @@ func TestEveryVersion(t *testing.T) {
 func manifests(t *testing.T) map[string]objects {
 	t.Helper()
 	all := map[string]objects{"kustomize": kustomize(t, "deploy/kustomize/example")}
-	for _, file := range glob(t, "charts/tidegauge/ci/*-values.yaml") {
-		args := []string{"--values", path(t, file)}
+	for _, file := range repo.Glob(t, "charts/tidegauge/ci/*-values.yaml") {
+		args := []string{"--values", repo.Path(t, file)}
 		if filepath.Base(file) == "tls-values.yaml" {
 			args = append(args, "--set", "tls.certificate=c,tls.key=k,tls.ca=BEGIN CERTIFICATE")
 		}
 		all[file] = parse(t, template(t, args...))
 	}
 	all["the examples' values"] = parse(t, template(t, exampleValues(t)...))
-	err := filepath.WalkDir(path(t, "deploy"), func(file string, entry fs.DirEntry, err error) error {
-		if err == nil && file == path(t, "deploy/cluster") {
+	err := filepath.WalkDir(repo.Path(t, "deploy"), func(file string, entry fs.DirEntry, err error) error {
+		if err == nil && file == repo.Path(t, "deploy/cluster") {
 			return filepath.SkipDir // test/cluster walks it.
 		}
 		if err != nil || entry.IsDir() || filepath.Ext(file) != ".yaml" || filepath.Base(file) == "kustomization.yaml" {
 			return err
 		}
-		name, err := filepath.Rel(path(t, "."), file)
+		name, err := filepath.Rel(repo.Path(t, "."), file)
 		if err != nil || slices.Contains(noManifests, filepath.ToSlash(name)) {
 			return err
 		}
-		all[name] = parse(t, read(t, name))
+		all[name] = parse(t, repo.Text(t, name))
 		return nil
 	})
 	if err != nil {
@@ -110,11 +111,11 @@ func TestSupportedVersions(t *testing.T) {
 		// Helm refuses a version that the chart is not for.
 		template(t, "--kube-version", api.Version)
 	}
-	chart := parse(t, read(t, "charts/tidegauge/Chart.yaml"))[0]
+	chart := parse(t, repo.Text(t, "charts/tidegauge/Chart.yaml"))[0]
 	if got, want := nested(chart, "kubeVersion"), ">="+apis[0].Minor+".0-0"; got != want {
 		t.Errorf("Chart.yaml is for Kubernetes %s, and the oldest schema is %s", got, apis[0].Minor)
 	}
-	bed := regexp.MustCompile(`k8s\.io/kubernetes v(1\.\d+)`).FindStringSubmatch(read(t, "test/kube/go.mod"))
+	bed := regexp.MustCompile(`k8s\.io/kubernetes v(1\.\d+)`).FindStringSubmatch(repo.Text(t, "test/kube/go.mod"))
 	if newest := apis[len(apis)-1].Minor; len(bed) < 2 || bed[1] != newest {
 		t.Errorf("the test bed runs Kubernetes %v, and the newest schema is %s: see test/schemas/README.md", bed, newest)
 	}

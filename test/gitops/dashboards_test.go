@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/tidegauge/tidegauge/test/balancer"
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 const (
@@ -91,7 +92,7 @@ func (s series) String() string { return fmt.Sprintf("%s %s %v", s.namespace, s.
 
 func readCloudWatch(t *testing.T) cloudWatchBody {
 	t.Helper()
-	decoder := json.NewDecoder(bytes.NewReader(read(t, cloudWatchFile)))
+	decoder := json.NewDecoder(bytes.NewReader(repo.Read(t, cloudWatchFile)))
 	decoder.DisallowUnknownFields()
 	var body cloudWatchBody
 	if err := decoder.Decode(&body); err != nil {
@@ -264,7 +265,7 @@ type source struct{ Type, UID string }
 func readGrafana(t *testing.T) grafana {
 	t.Helper()
 	var d grafana
-	if err := json.Unmarshal(read(t, grafanaFile), &d); err != nil {
+	if err := json.Unmarshal(repo.Read(t, grafanaFile), &d); err != nil {
 		t.Fatal(err)
 	}
 	return d
@@ -303,7 +304,7 @@ func TestGrafanaDashboardIsWellFormed(t *testing.T) {
 	}
 	wantApart(t, boxes)
 	var other struct{ UID string }
-	if err := json.Unmarshal(read(t, "deploy/monitoring/dashboard.json"), &other); err != nil || other.UID == d.UID {
+	if err := json.Unmarshal(repo.Read(t, "deploy/monitoring/dashboard.json"), &other); err != nil || other.UID == d.UID {
 		t.Errorf("both dashboards have the uid %s: %v", d.UID, err)
 	}
 }

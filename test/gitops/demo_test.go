@@ -28,6 +28,7 @@ import (
 
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/fakeaws"
+	"github.com/tidegauge/tidegauge/test/repo"
 	"github.com/tidegauge/tidegauge/test/until"
 )
 
@@ -104,7 +105,7 @@ func (d *demo) run(t *testing.T, mode string, ports int, args ...string) string 
 	t.Helper()
 	bin := os.Getenv(env.BinVariable)
 	if bin == "" {
-		bin = path(t, ".bin")
+		bin = repo.Path(t, ".bin")
 	}
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), filepath.Join(bin, "orders"), append([]string{mode, "--admin-listen=127.0.0.1:0"}, args...)...)
 	cmd.Env = []string{
@@ -201,24 +202,6 @@ func scrape(ctx context.Context, url string) (map[string]*dto.MetricFamily, erro
 	}
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	return parser.TextToMetricFamilies(resp.Body)
-}
-
-func path(t *testing.T, name string) string {
-	t.Helper()
-	root, err := env.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(root, filepath.FromSlash(name))
-}
-
-func read(t *testing.T, name string) []byte {
-	t.Helper()
-	text, err := os.ReadFile(path(t, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return text
 }
 
 // eventually waits until check returns nil.

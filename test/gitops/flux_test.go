@@ -20,6 +20,7 @@ import (
 
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/gitops/modules"
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 // entry is the folder that Flux is pointed at.
@@ -62,7 +63,7 @@ func binary(t *testing.T, name string) string {
 	t.Helper()
 	dir := os.Getenv(env.BinVariable)
 	if dir == "" {
-		dir = path(t, ".bin")
+		dir = repo.Path(t, ".bin")
 	}
 	return filepath.Join(dir, name)
 }
@@ -82,7 +83,7 @@ func command(ctx context.Context, program string, stdin []byte, args ...string) 
 // build is what kustomize makes of a folder, as Flux does too.
 func build(t *testing.T, folder string) (string, []*unstructured.Unstructured) {
 	t.Helper()
-	text, err := command(t.Context(), binary(t, "kubectl"), nil, "kustomize", path(t, folder))
+	text, err := command(t.Context(), binary(t, "kubectl"), nil, "kustomize", repo.Path(t, folder))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,7 +296,7 @@ func version(t *testing.T, chart string) string {
 // does not know. The rule is the examples', and Prometheus is the one that is installed.
 func TestFluxAdapter(t *testing.T) {
 	r, objects := releaseOf(t, "deploy/gitops/adapter")
-	chart := path(t, "charts/tidegauge")
+	chart := repo.Path(t, "charts/tidegauge")
 	out := template(t, chart, r)
 	prometheus, _ := releaseOf(t, "deploy/gitops/prometheus")
 	// As the chart of Prometheus names its Service.
@@ -312,7 +313,7 @@ func TestFluxAdapter(t *testing.T) {
 		}
 	}
 	var examples struct{ Rules struct{ Custom []any } }
-	if err := yaml.Unmarshal(read(t, "deploy/hpa/values.yaml"), &examples); err != nil {
+	if err := yaml.Unmarshal(repo.Read(t, "deploy/hpa/values.yaml"), &examples); err != nil {
 		t.Fatal(err)
 	}
 	custom, _, err := unstructured.NestedSlice(r.Spec.Values, "rules", "custom")
@@ -356,7 +357,7 @@ func TestFluxMetricsServer(t *testing.T) {
 func TestFluxPrometheus(t *testing.T) {
 	r, _ := releaseOf(t, "deploy/gitops/prometheus")
 	var bed map[string]any
-	if err := yaml.Unmarshal(read(t, "deploy/demo/prometheus/prometheus.yaml"), &bed); err != nil {
+	if err := yaml.Unmarshal(repo.Read(t, "deploy/demo/prometheus/prometheus.yaml"), &bed); err != nil {
 		t.Fatal(err)
 	}
 	files, _, err := unstructured.NestedMap(r.Spec.Values, "serverFiles", "prometheus.yml")
@@ -419,7 +420,7 @@ func TestFluxApply(t *testing.T) {
 	install(modules.KustomizeController, "kustomizations")
 	install(modules.HelmController, "helmreleases")
 	install(modules.GatewayAPI, "gatewayclasses", "gateways", "httproutes")
-	if err := c.Apply(t.Context(), read(t, "test/reviewapp/testdata/gateway.k8s.aws.yaml")); err != nil {
+	if err := c.Apply(t.Context(), repo.Read(t, "test/reviewapp/testdata/gateway.k8s.aws.yaml")); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Apply(t.Context(), []byte("{apiVersion: v1, kind: Namespace, metadata: {name: flux-system}}")); err != nil {

@@ -20,33 +20,16 @@ import (
 
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/gitops/modules"
+	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 // demo is the application that all but one of the ways lead to.
 const demo = "deploy/demo/overlays/after"
 
-func path(t *testing.T, name string) string {
-	t.Helper()
-	root, err := env.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(root, filepath.FromSlash(name))
-}
-
-func read(t *testing.T, name string) []byte {
-	t.Helper()
-	text, err := os.ReadFile(path(t, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return text
-}
-
 // files are those of deploy/ingress.
 func files(t *testing.T) []string {
 	t.Helper()
-	all, err := filepath.Glob(path(t, "deploy/ingress/*.yaml"))
+	all, err := filepath.Glob(repo.Path(t, "deploy/ingress/*.yaml"))
 	if err != nil || len(all) == 0 {
 		t.Fatalf("deploy/ingress has no files: %v", err)
 	}
@@ -61,7 +44,7 @@ func kubectl(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	dir := os.Getenv(env.BinVariable)
 	if dir == "" {
-		dir = path(t, ".bin")
+		dir = repo.Path(t, ".bin")
 	}
 	out, err := exec.CommandContext(t.Context(), filepath.Join(dir, "kubectl"), args...).CombinedOutput()
 	if err != nil {
@@ -79,7 +62,7 @@ func TestManifestsApply(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range append(crds, read(t, "test/reviewapp/testdata/gateway.k8s.aws.yaml")) {
+	for _, text := range append(crds, repo.Read(t, "test/reviewapp/testdata/gateway.k8s.aws.yaml")) {
 		if err := bed.cluster.Apply(t.Context(), text); err != nil {
 			t.Fatal(err)
 		}
@@ -89,7 +72,7 @@ func TestManifestsApply(t *testing.T) {
 		_, err := kubectl(t, slices.Concat(as, []string{"apply", "--server-side"}, what)...)
 		return err
 	}
-	if err := apply("-k", path(t, demo)); err != nil {
+	if err := apply("-k", repo.Path(t, demo)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -103,7 +86,7 @@ func TestManifestsApply(t *testing.T) {
 	})
 	for _, file := range files(t) {
 		t.Run(filepath.Base(file), func(t *testing.T) {
-			eventually(t, "its kinds are known", func() error { return apply("-f", path(t, file)) })
+			eventually(t, "its kinds are known", func() error { return apply("-f", repo.Path(t, file)) })
 		})
 	}
 }
@@ -145,11 +128,11 @@ func (o object) name() string { return o.Kind + " " + o.Metadata.Namespace + "/"
 // manifests are the objects of a file and of the application.
 func manifests(t *testing.T, file string) (own, all []*unstructured.Unstructured) {
 	t.Helper()
-	text, err := kubectl(t, "kustomize", path(t, demo))
+	text, err := kubectl(t, "kustomize", repo.Path(t, demo))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, source := range [][]byte{read(t, file), []byte(text)} {
+	for _, source := range [][]byte{repo.Read(t, file), []byte(text)} {
 		objects, err := env.ParseObjects(source)
 		if err != nil {
 			t.Fatal(err)
@@ -396,7 +379,7 @@ func TestNodePort(t *testing.T) {
 	if s := decode[corev1.Service](t, own[0]); s.Spec.Ports[0].NodePort != 30080 {
 		t.Errorf("the port is %d, want 30080", s.Spec.Ports[0].NodePort)
 	}
-	template, err := os.ReadFile(path(t, "deploy/cluster/cloudformation/elb.yaml"))
+	template, err := os.ReadFile(repo.Path(t, "deploy/cluster/cloudformation/elb.yaml"))
 	if err != nil {
 		t.Skip(err)
 	}
