@@ -18,6 +18,8 @@ import (
 	"github.com/tidegauge/tidegauge/test/env"
 )
 
+const eksPage = "eks.md"
+
 // TestEKSParameters asks kube-controller-manager for the defaults that the page has.
 func TestEKSParameters(t *testing.T) {
 	program, err := env.Program("kube-controller-manager")

@@ -12,12 +12,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tidegauge/tidegauge/test/docs/cloud"
 	"github.com/tidegauge/tidegauge/test/fakeaws"
 	"github.com/tidegauge/tidegauge/test/promproxy"
 )
@@ -26,10 +28,37 @@ import (
 type road struct {
 	name  string
 	dir   string
-	cloud *cloud
+	cloud *cloud.Cloud
 	env   []string
 	// region takes the place of the example's.
 	region string
+}
+
+var (
+	// built has what player built.
+	built string
+	// player is the program that plays the others. The page calls it some hundred times, so it has
+	// no race detector.
+	player = sync.OnceValues(func() (string, error) {
+		var err error
+		if built, err = os.MkdirTemp("", "tidegauge-docs-"); err != nil {
+			return "", err
+		}
+		build := exec.Command("go", "build", "-o", built, "./cloud/cmd/play")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%w\n%s", err, out)
+		}
+		return filepath.Join(built, "play"), nil
+	})
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if built != "" {
+		_ = os.RemoveAll(built) // It is only a program.
+	}
+	os.Exit(code)
 }
 
 // newRoad has the programs of the page in a working directory, which has the repository's deploy.
@@ -39,23 +68,23 @@ func newRoad(t *testing.T, name, dir, region string) *road {
 	if err := os.MkdirAll(bin, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	self, err := os.Executable()
+	played, err := player()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, program := range played {
-		if err := os.Symlink(self, filepath.Join(bin, program)); err != nil {
+	for _, program := range cloud.Programs {
+		if err := os.Symlink(played, filepath.Join(bin, program)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	r := &road{name: name, dir: dir, region: region, cloud: &cloud{dir: t.TempDir()}}
+	r := &road{name: name, dir: dir, region: region, cloud: &cloud.Cloud{Dir: t.TempDir()}}
 	out, err := exec.CommandContext(t.Context(), "go", "env", "GOCACHE", "GOMODCACHE", "GOPROXY", "GOFLAGS").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	builds := strings.Split(string(out), "\n")
 	r.env = []string{
-		"HOME=" + dir, "TMPDIR=" + t.TempDir(), "PATH=" + bin + string(os.PathListSeparator) + os.Getenv("PATH"), cloudVariable + "=" + r.cloud.dir,
+		"HOME=" + dir, "TMPDIR=" + t.TempDir(), "PATH=" + bin + string(os.PathListSeparator) + os.Getenv("PATH"), cloud.Variable + "=" + r.cloud.Dir,
 		"GOCACHE=" + builds[0], "GOMODCACHE=" + builds[1], "GOPROXY=" + builds[2], "GOFLAGS=" + builds[3], "GOTOOLCHAIN=local",
 	}
 	return r
@@ -74,7 +103,7 @@ func (r *road) run(ctx context.Context, text string) (string, error) {
 	var out, complaint bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaint
 	err := cmd.Run()
-	if faults, readErr := os.ReadFile(r.cloud.path("faults")); readErr == nil {
+	if faults, readErr := os.ReadFile(r.cloud.Path("faults")); readErr == nil {
 		err = errors.Join(err, errors.New(string(faults)))
 	}
 	if err != nil {
@@ -148,7 +177,7 @@ func (r *road) end(t *testing.T) {
 		}
 	}
 	for _, kind := range []string{"cluster", "stack", "nodes", "logs"} {
-		left, err := os.ReadDir(r.cloud.path(kind))
+		left, err := os.ReadDir(r.cloud.Path(kind))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
@@ -173,26 +202,26 @@ func TestEKSRoads(t *testing.T) {
 		t.Fatal("the page pushes no image")
 		return block{}
 	}
-	for _, name := range []string{"eksctl", "cdk", "cdk " + byUser, "review"} {
+	for _, name := range []string{"eksctl", "cdk", "cdk " + cloud.ByUser, "review"} {
 		t.Run(name, func(t *testing.T) {
 			name, user, _ := strings.Cut(name, " ")
 			dir := t.TempDir()
 			if err := os.Symlink(filepath.Join(root(t), "deploy"), filepath.Join(dir, "deploy")); err != nil {
 				t.Fatal(err)
 			}
-			r := newRoad(t, name, dir, cloudRegion)
+			r := newRoad(t, name, dir, cloud.Region)
 			// It knows of nothing.
 			if err := os.WriteFile(filepath.Join(dir, ".bin", "kubectl"), []byte("#!/bin/bash\n"), 0o700); err != nil {
 				t.Fatal(err)
 			}
 			if user != "" {
-				if err := r.cloud.put(user); err != nil {
+				if err := r.cloud.Put(user); err != nil {
 					t.Fatal(err)
 				}
 			}
 			r.begin(t)
 			r.do(t, image(t))
-			if !r.cloud.has("image/orders:0.1.0") {
+			if !r.cloud.Has("image/orders:0.1.0") {
 				t.Error("there is no image")
 			}
 			r.end(t)
@@ -329,7 +358,7 @@ func (r *road) reachedFromOutside(t *testing.T) {
 		b.text = "aws cloudformation deploy --stack-name tidegauge-review-elb --template-file deploy/cluster/cloudformation/elb.yaml " +
 			"--parameter-overrides VpcId=vpc-1 PublicSubnets=subnet-1,subnet-2,subnet-3 CertificateArn=\n" + output + "\n" + b.text
 		r.do(t, b)
-		if err := r.cloud.remove("stack/tidegauge-review-elb"); err != nil {
+		if err := r.cloud.Remove("stack/tidegauge-review-elb"); err != nil {
 			t.Fatal(err)
 		}
 		return

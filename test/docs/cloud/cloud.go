@@ -1,4 +1,7 @@
-package docs
+// Package cloud plays AWS, and the programs that talk to it, towards the commands of
+// docs/eks.md: what is there are files of a folder. A call that the real program would refuse is
+// an error, and so is one that needs what is not there.
+package cloud
 
 import (
 	"bytes"
@@ -11,7 +14,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"testing"
 
 	"sigs.k8s.io/yaml"
 
@@ -19,37 +21,34 @@ import (
 )
 
 const (
-	eksPage = "eks.md"
-	// cloudVariable names the folder in which the played programs keep what there is in AWS.
-	cloudVariable = "TIDEGAUGE_TEST_CLOUD"
-	cloudAccount  = "444455556666"
-	cloudRegion   = "us-east-1"
-	cloudNetwork  = "198.51.100.7"
+	// Variable names the folder in which the played programs keep what there is in AWS.
+	Variable = "TIDEGAUGE_TEST_CLOUD"
+	// Region is the one whose clusters and stacks there are.
+	Region = "us-east-1"
+	// ByUser is a file of the folder: whoever runs the commands is a user then, and no session of
+	// a role, whose path is not in the session's name.
+	ByUser = "by-user"
 
-	// Who runs the commands: a session of a role, whose path is not in the session's name, or in
-	// an account with the file byUser a user.
-	cloudSession = "arn:aws:sts::" + cloudAccount + ":assumed-role/AWSReservedSSO_admin_0123456789abcdef/ada"
-	cloudRole    = "arn:aws:iam::" + cloudAccount + ":role/aws-reserved/sso.amazonaws.com/eu-central-1/AWSReservedSSO_admin_0123456789abcdef"
-	cloudUser    = "arn:aws:iam::" + cloudAccount + ":user/ada"
-	byUser       = "by-user"
+	account = "444455556666"
+	network = "198.51.100.7"
+	session = "arn:aws:sts::" + account + ":assumed-role/AWSReservedSSO_admin_0123456789abcdef/ada"
+	roleARN = "arn:aws:iam::" + account + ":role/aws-reserved/sso.amazonaws.com/eu-central-1/AWSReservedSSO_admin_0123456789abcdef"
+	user    = "arn:aws:iam::" + account + ":user/ada"
 )
 
-// played are the programs that the page calls and that are not here. The test's own binary
-// plays them, under their names.
-var played = []string{"aws", "eksctl", "npm", "npx", "docker", "curl", "helm-of-others"}
+// Programs are what the page calls and what is not here.
+var Programs = []string{"aws", "eksctl", "npm", "npx", "docker", "curl", "helm-of-others"}
 
-// TestMain is also what the page's commands find in their PATH as aws, eksctl and so on.
-func TestMain(m *testing.M) {
-	name := filepath.Base(os.Args[0])
-	if dir := os.Getenv(cloudVariable); dir != "" && slices.Contains(played, name) {
-		c := cloud{dir: dir, in: os.Stdin, out: os.Stdout}
-		if err := c.run(name, os.Args[1:]); err != nil {
-			c.complain(fmt.Errorf("%s %s: %w", name, strings.Join(os.Args[1:], " "), err))
-			os.Exit(1)
-		}
-		os.Exit(0)
+// Play is a program under one of the names of Programs, which keeps what there is in AWS in the
+// folder that Variable names. It returns the exit code.
+func Play(args []string) int {
+	name := filepath.Base(args[0])
+	c := Cloud{Dir: os.Getenv(Variable), in: os.Stdin, out: os.Stdout}
+	if err := c.run(name, args[1:]); err != nil {
+		c.complain(fmt.Errorf("%s %s: %w", name, strings.Join(args[1:], " "), err))
+		return 1
 	}
-	os.Exit(m.Run())
+	return 0
 }
 
 // command is one of a program's, with the flags of it that the pages and delete.sh have use for.
@@ -60,7 +59,7 @@ type command struct {
 	optional []string
 	switches []string // flags without a value
 	extra    int
-	do       func(*cloud, call) error
+	do       func(*Cloud, call) error
 }
 
 // call is a command with the values of its flags, and the words that are no flags.
@@ -82,54 +81,54 @@ var (
 func commands() map[string][]command {
 	output := []string{"--query", "--output", "--region"}
 	get := func(words, says string, required ...string) command {
-		return command{words: words, required: required, optional: output, do: func(c *cloud, _ call) error { return c.say(says) }}
+		return command{words: words, required: required, optional: output, do: func(c *Cloud, _ call) error { return c.say(says) }}
 	}
-	stack := func(words string, do func(*cloud, call) error) command {
+	stack := func(words string, do func(*Cloud, call) error) command {
 		return command{words: words, required: []string{"--stack-name"}, optional: output, do: do}
 	}
 	return map[string][]command{
 		"aws": {
-			{words: "sts get-caller-identity", optional: output, do: (*cloud).caller},
-			{words: "iam get-role", required: []string{"--role-name"}, optional: output, do: (*cloud).role},
-			get("configure get region", cloudRegion),
-			{words: "cloudformation deploy", required: []string{"--stack-name", "--template-file"}, optional: []string{"--parameter-overrides", "--capabilities", "--region"}, do: (*cloud).deploy},
-			stack("cloudformation describe-stacks", (*cloud).describeStack),
-			stack("cloudformation delete-stack", (*cloud).deleteStack),
-			stack("cloudformation wait stack-delete-complete", func(*cloud, call) error { return nil }),
-			{words: "cloudformation list-stacks", optional: append([]string{"--stack-status-filter"}, output...), do: func(c *cloud, _ call) error { return c.list("stack") }},
-			{words: "eks list-clusters", optional: output, do: func(c *cloud, _ call) error { return c.list("cluster") }},
-			{words: "eks describe-cluster", required: []string{"--name"}, optional: output, do: (*cloud).describeCluster},
-			{words: "eks update-kubeconfig", required: []string{"--name"}, optional: []string{"--kubeconfig", "--region", "--role-arn", "--alias"}, do: (*cloud).kubeconfig},
+			{words: "sts get-caller-identity", optional: output, do: (*Cloud).caller},
+			{words: "iam get-role", required: []string{"--role-name"}, optional: output, do: (*Cloud).role},
+			get("configure get region", Region),
+			{words: "cloudformation deploy", required: []string{"--stack-name", "--template-file"}, optional: []string{"--parameter-overrides", "--capabilities", "--region"}, do: (*Cloud).deploy},
+			stack("cloudformation describe-stacks", (*Cloud).describeStack),
+			stack("cloudformation delete-stack", (*Cloud).deleteStack),
+			stack("cloudformation wait stack-delete-complete", func(*Cloud, call) error { return nil }),
+			{words: "cloudformation list-stacks", optional: append([]string{"--stack-status-filter"}, output...), do: func(c *Cloud, _ call) error { return c.list("stack") }},
+			{words: "eks list-clusters", optional: output, do: func(c *Cloud, _ call) error { return c.list("cluster") }},
+			{words: "eks describe-cluster", required: []string{"--name"}, optional: output, do: (*Cloud).describeCluster},
+			{words: "eks update-kubeconfig", required: []string{"--name"}, optional: []string{"--kubeconfig", "--region", "--role-arn", "--alias"}, do: (*Cloud).kubeconfig},
 			get("ec2 describe-subnets", "subnet-1\tsubnet-2\tsubnet-3", "--filters"),
-			{words: "ecr describe-repositories", optional: append([]string{"--repository-names"}, output...), do: (*cloud).repository},
+			{words: "ecr describe-repositories", optional: append([]string{"--repository-names"}, output...), do: (*Cloud).repository},
 			get("ecr get-login-password", "password"),
 			get("ecr describe-images", "", "--repository-name"),
 			get("sqs list-queues", "", "--queue-name-prefix"),
 			get("resourcegroupstaggingapi get-resources", "", "--tag-filters"),
-			{words: "logs delete-log-group", required: []string{"--log-group-name"}, optional: output, do: (*cloud).deleteLogs},
+			{words: "logs delete-log-group", required: []string{"--log-group-name"}, optional: output, do: (*Cloud).deleteLogs},
 		},
 		"eksctl": {
-			{words: "create cluster", required: []string{"-f"}, do: (*cloud).createCluster},
-			{words: "create nodegroup", required: []string{"-f"}, do: (*cloud).createNodes},
-			{words: "delete cluster", required: []string{"--name"}, optional: []string{"--region"}, switches: []string{"--wait", "--disable-nodegroup-eviction"}, do: (*cloud).deleteCluster},
-			{words: "delete nodegroup", required: []string{"--cluster", "--name"}, optional: []string{"--region"}, switches: []string{"--wait", "--disable-eviction"}, do: (*cloud).deleteNodes},
+			{words: "create cluster", required: []string{"-f"}, do: (*Cloud).createCluster},
+			{words: "create nodegroup", required: []string{"-f"}, do: (*Cloud).createNodes},
+			{words: "delete cluster", required: []string{"--name"}, optional: []string{"--region"}, switches: []string{"--wait", "--disable-nodegroup-eviction"}, do: (*Cloud).deleteCluster},
+			{words: "delete nodegroup", required: []string{"--cluster", "--name"}, optional: []string{"--region"}, switches: []string{"--wait", "--disable-eviction"}, do: (*Cloud).deleteNodes},
 		},
 		"npm": {
-			{words: "ci", switches: []string{"--silent"}, do: func(c *cloud, _ call) error { return c.put("npm/packages") }},
-			{words: "run", switches: []string{"--silent"}, extra: 1, do: func(c *cloud, _ call) error { return c.needs("npm/packages") }},
+			{words: "ci", switches: []string{"--silent"}, do: func(c *Cloud, _ call) error { return c.Put("npm/packages") }},
+			{words: "run", switches: []string{"--silent"}, extra: 1, do: func(c *Cloud, _ call) error { return c.needs("npm/packages") }},
 		},
 		"npx": {
-			{words: "cdk bootstrap", do: func(c *cloud, _ call) error { return c.put("bootstrapped") }},
-			{words: "cdk deploy", required: []string{"--parameters"}, do: (*cloud).deployCDK},
-			{words: "cdk destroy", required: []string{"--context"}, switches: []string{"--force"}, extra: 1, do: (*cloud).destroyCDK},
+			{words: "cdk bootstrap", do: func(c *Cloud, _ call) error { return c.Put("bootstrapped") }},
+			{words: "cdk deploy", required: []string{"--parameters"}, do: (*Cloud).deployCDK},
+			{words: "cdk destroy", required: []string{"--context"}, switches: []string{"--force"}, extra: 1, do: (*Cloud).destroyCDK},
 		},
 		"docker": {
-			{words: "build", required: []string{"--platform", "--tag"}, extra: 1, do: (*cloud).buildImage},
-			{words: "login", required: []string{"--username"}, switches: []string{"--password-stdin"}, extra: 1, do: (*cloud).login},
-			{words: "push", extra: 1, do: (*cloud).push},
+			{words: "build", required: []string{"--platform", "--tag"}, extra: 1, do: (*Cloud).buildImage},
+			{words: "login", required: []string{"--username"}, switches: []string{"--password-stdin"}, extra: 1, do: (*Cloud).login},
+			{words: "push", extra: 1, do: (*Cloud).push},
 		},
-		"curl":           {{switches: []string{"-sS", "-fsS"}, extra: 1, do: (*cloud).curl}},
-		"helm-of-others": {{words: "install", required: []string{"--version", "--namespace", "-f"}, switches: []string{"--create-namespace", "--wait"}, extra: 2, do: (*cloud).chart}},
+		"curl":           {{switches: []string{"-sS", "-fsS"}, extra: 1, do: (*Cloud).curl}},
+		"helm-of-others": {{words: "install", required: []string{"--version", "--namespace", "-f"}, switches: []string{"--create-namespace", "--wait"}, extra: 2, do: (*Cloud).chart}},
 	}
 }
 
@@ -184,38 +183,15 @@ func (c command) read(args []string) (call, error) {
 	return read, nil
 }
 
-// TestEKSProgramsRefuse shows that what the programs do not know is an error.
-func TestEKSProgramsRefuse(t *testing.T) {
-	for _, line := range []string{
-		"aws eks describe-clusters --name x", "aws eks describe-cluster", "aws eks describe-cluster --cluster-name x", "aws eks describe-cluster --name",
-		"aws cloudformation deploy --stack-name x", "eksctl create cluster", "eksctl create cluster --file x -f y", "eksctl delete cluster x",
-		"eksctl delete nodegroup --name x", "npx cdk deploy", "npx cdk synth", "npx cdk destroy --context a=b", "docker build .", "docker push", "npm run",
-	} {
-		words := strings.Fields(line)
-		if _, _, err := find(words[0], words[1:]); !errors.Is(err, errUsage) {
-			t.Errorf("%s: %v, want %v", line, err, errUsage)
-		}
-	}
-	for _, line := range []string{
-		"aws cloudformation list-stacks --stack-status-filter A B --output text", "npm run --silent build", "npx cdk deploy --parameters A=b --parameters C=d",
-		"aws cloudformation deploy --stack-name x --template-file y --parameter-overrides A=b C=d",
-	} {
-		words := strings.Fields(line)
-		if _, _, err := find(words[0], words[1:]); err != nil {
-			t.Errorf("%s: %v", line, err)
-		}
-	}
-}
-
-// cloud is an account of AWS and what is around it, as files of a folder: each is something that
+// Cloud is an account of AWS and what is around it, as files of a folder: each is something that
 // is there, named by its kind and name.
-type cloud struct {
-	dir string
+type Cloud struct {
+	Dir string
 	in  io.Reader
 	out io.Writer
 }
 
-func (c *cloud) run(name string, args []string) error {
+func (c *Cloud) run(name string, args []string) error {
 	command, read, err := find(name, args)
 	if err != nil {
 		return err
@@ -224,12 +200,12 @@ func (c *cloud) run(name string, args []string) error {
 }
 
 // complain remembers what a program was told that it cannot do: delete.sh takes some for an answer.
-func (c *cloud) complain(err error) {
+func (c *Cloud) complain(err error) {
 	fmt.Fprintln(os.Stderr, err)
 	if errors.Is(err, errThere) {
 		return
 	}
-	f, openErr := os.OpenFile(filepath.Join(c.dir, "faults"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	f, openErr := os.OpenFile(filepath.Join(c.Dir, "faults"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if openErr != nil {
 		fmt.Fprintln(os.Stderr, openErr)
 		return
@@ -238,32 +214,39 @@ func (c *cloud) complain(err error) {
 	fmt.Fprintln(f, err)
 }
 
-func (c *cloud) say(text string) error {
+func (c *Cloud) say(text string) error {
 	_, err := fmt.Fprintln(c.out, text)
 	return err
 }
 
-func (c *cloud) path(name string) string { return filepath.Join(c.dir, filepath.FromSlash(name)) }
+// Path is the file of something, by its kind and name: "stack/tidegauge-orders".
+func (c *Cloud) Path(name string) string { return filepath.Join(c.Dir, filepath.FromSlash(name)) }
 
-func (c *cloud) has(name string) bool { return isFile(c.path(name)) }
+// Has says whether something is there.
+func (c *Cloud) Has(name string) bool {
+	_, err := os.Stat(c.Path(name))
+	return err == nil
+}
 
-func (c *cloud) needs(name string) error {
-	if !c.has(name) {
+func (c *Cloud) needs(name string) error {
+	if !c.Has(name) {
 		return fmt.Errorf("%s: %w", name, errThere)
 	}
 	return nil
 }
 
-func (c *cloud) put(name string) error {
-	if err := os.MkdirAll(filepath.Dir(c.path(name)), 0o700); err != nil {
+// Put has something be there.
+func (c *Cloud) Put(name string) error {
+	if err := os.MkdirAll(filepath.Dir(c.Path(name)), 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(c.path(name), nil, 0o600)
+	return os.WriteFile(c.Path(name), nil, 0o600)
 }
 
-func (c *cloud) remove(names ...string) error {
+// Remove has things not be there.
+func (c *Cloud) Remove(names ...string) error {
 	for _, name := range names {
-		if err := os.Remove(c.path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := os.Remove(c.Path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
@@ -271,8 +254,8 @@ func (c *cloud) remove(names ...string) error {
 }
 
 // list prints the names of a kind.
-func (c *cloud) list(kind string) error {
-	entries, err := os.ReadDir(c.path(kind))
+func (c *Cloud) list(kind string) error {
+	entries, err := os.ReadDir(c.Path(kind))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -284,20 +267,20 @@ func (c *cloud) list(kind string) error {
 	return nil
 }
 
-func (c *cloud) deploy(a call) error {
+func (c *Cloud) deploy(a call) error {
 	if _, err := os.Stat(a.flag("--template-file")); err != nil {
 		return err
 	}
 	if file := filepath.Base(a.flag("--template-file")); file == "elb.yaml" && a.flag("--parameter-overrides") != "VpcId=vpc-1 PublicSubnets=subnet-1,subnet-2,subnet-3 CertificateArn=" {
 		return fmt.Errorf("elb.yaml gets %s: %w", a.flag("--parameter-overrides"), errUsage)
 	}
-	return c.put("stack/" + a.flag("--stack-name"))
+	return c.Put("stack/" + a.flag("--stack-name"))
 }
 
 var outputKey = regexp.MustCompile(`OutputKey=='(\w+)'`)
 
-func (c *cloud) describeStack(a call) error {
-	if name := a.flag("--stack-name"); !c.has("stack/" + name) {
+func (c *Cloud) describeStack(a call) error {
+	if name := a.flag("--stack-name"); !c.Has("stack/" + name) {
 		return awsError("ValidationError", "DescribeStacks", "Stack with id "+name+" does not exist")
 	}
 	if key := outputKey.FindStringSubmatch(a.flag("--query")); key != nil {
@@ -306,12 +289,12 @@ func (c *cloud) describeStack(a call) error {
 	return nil
 }
 
-func (c *cloud) deleteStack(a call) error {
+func (c *Cloud) deleteStack(a call) error {
 	name := a.flag("--stack-name")
-	if strings.HasSuffix(name, "-elb") && c.has("nodes/"+strings.TrimSuffix(name, "-elb")) {
+	if strings.HasSuffix(name, "-elb") && c.Has("nodes/"+strings.TrimSuffix(name, "-elb")) {
 		return fmt.Errorf("%s: nodes: %w", name, errHeld)
 	}
-	return c.remove("stack/" + name)
+	return c.Remove("stack/" + name)
 }
 
 // awsError is how the AWS CLI tells of what is not there.
@@ -319,34 +302,34 @@ func awsError(code, operation, says string) error {
 	return fmt.Errorf("An error occurred (%s) when calling the %s operation: %s: %w", code, operation, says, errThere)
 }
 
-func (c *cloud) describeCluster(a call) error {
-	if name := a.flag("--name"); !c.has("cluster/" + name) {
+func (c *Cloud) describeCluster(a call) error {
+	if name := a.flag("--name"); !c.Has("cluster/" + name) {
 		return awsError("ResourceNotFoundException", "DescribeCluster", "No cluster found for name: "+name+".")
 	}
 	return c.say("vpc-1")
 }
 
 // kubeconfig leads to the cluster of the test, if there is one.
-func (c *cloud) kubeconfig(a call) error {
+func (c *Cloud) kubeconfig(a call) error {
 	if err := c.needs("cluster/" + a.flag("--name")); err != nil {
 		return err
 	}
-	text, err := os.ReadFile(os.Getenv("KUBECONFIG"))
+	text, err := os.ReadFile(os.Getenv("KUBECONFIG")) //nolint:gosec // G703: the test names it.
 	if file := a.flag("--kubeconfig"); file != "" && err == nil {
-		return os.WriteFile(file, text, 0o600)
+		return os.WriteFile(file, text, 0o600) //nolint:gosec // G703: it is the page's command.
 	}
 	return nil
 }
 
-func (c *cloud) repository(a call) error {
-	if !c.has("stack/tidegauge-orders") && !c.has("cdk") {
+func (c *Cloud) repository(a call) error {
+	if !c.Has("stack/tidegauge-orders") && !c.Has("cdk") {
 		return fmt.Errorf("repository %s: %w", a.flag("--repository-names"), errThere)
 	}
-	return c.say(cloudAccount + ".dkr.ecr." + os.Getenv("AWS_REGION") + ".amazonaws.com/orders")
+	return c.say(account + ".dkr.ecr." + os.Getenv("AWS_REGION") + ".amazonaws.com/orders")
 }
 
 // config is a file of eksctl's, in which nothing of the examples is to be left.
-func (c *cloud) config(a call) (name string, err error) {
+func (c *Cloud) config(a call) (name string, err error) {
 	if a.flag("-f") != "-" {
 		return "", fmt.Errorf("-f %s: %w", a.flag("-f"), errUsage)
 	}
@@ -373,7 +356,7 @@ func (c *cloud) config(a call) (name string, err error) {
 		if config.NodeGroups[0].TargetGroupARNs[0] != "output-TargetGroup" {
 			return "", fmt.Errorf("the nodes are behind %v", config.NodeGroups[0].TargetGroupARNs)
 		}
-	case !slices.Equal(config.VPC.PublicAccessCIDRs, []string{cloudNetwork + "/32"}), len(config.Addons) < 5, len(config.IAM) == 0:
+	case !slices.Equal(config.VPC.PublicAccessCIDRs, []string{network + "/32"}), len(config.Addons) < 5, len(config.IAM) == 0:
 		return "", fmt.Errorf("%s is not whole", config.Metadata.Name)
 	case config.AccessConfig["authenticationMode"] != "API", config.AccessConfig["bootstrapClusterCreatorAdminPermissions"] != true, config.AccessConfig["accessEntries"] != nil:
 		return "", fmt.Errorf("in an empty account nobody could use %v", config.AccessConfig)
@@ -381,79 +364,79 @@ func (c *cloud) config(a call) (name string, err error) {
 	return config.Metadata.Name, nil
 }
 
-func (c *cloud) createCluster(a call) error {
+func (c *Cloud) createCluster(a call) error {
 	name, err := c.config(a)
 	if err != nil {
 		return err
 	}
-	return errors.Join(c.put("cluster/"+name), c.put("stack/eksctl-"+name+"-cluster"), c.put("logs/"+name))
+	return errors.Join(c.Put("cluster/"+name), c.Put("stack/eksctl-"+name+"-cluster"), c.Put("logs/"+name))
 }
 
-func (c *cloud) createNodes(a call) error {
+func (c *Cloud) createNodes(a call) error {
 	name, err := c.config(a)
 	if err != nil {
 		return err
 	}
-	return errors.Join(c.needs("cluster/"+name), c.needs("stack/"+name+"-elb"), c.put("nodes/"+name), c.put(nodesStack(name)))
+	return errors.Join(c.needs("cluster/"+name), c.needs("stack/"+name+"-elb"), c.Put("nodes/"+name), c.Put(nodesStack(name)))
 }
 
 // nodesStack is eksctl's own of the nodes that eksctl/review-nodes.yaml names.
 func nodesStack(cluster string) string { return "stack/eksctl-" + cluster + "-nodegroup-review" }
 
 // deleteNodes fails when there are none, as eksctl does.
-func (c *cloud) deleteNodes(a call) error {
+func (c *Cloud) deleteNodes(a call) error {
 	name := a.flag("--cluster")
 	if err := c.needs("nodes/" + name); err != nil {
 		return err
 	}
-	return c.remove("nodes/"+name, nodesStack(name))
+	return c.Remove("nodes/"+name, nodesStack(name))
 }
 
-func (c *cloud) deleteCluster(a call) error {
+func (c *Cloud) deleteCluster(a call) error {
 	name := a.flag("--name")
-	if c.has("stack/"+name+"-elb") || c.has("cdk") {
+	if c.Has("stack/"+name+"-elb") || c.Has("cdk") {
 		return fmt.Errorf("%s: %w", name, errHeld)
 	}
-	return c.remove("cluster/"+name, "stack/eksctl-"+name+"-cluster")
+	return c.Remove("cluster/"+name, "stack/eksctl-"+name+"-cluster")
 }
 
 // deleteLogs deletes those of a cluster's control plane, which are no part of eksctl's stack.
-func (c *cloud) deleteLogs(a call) error {
+func (c *Cloud) deleteLogs(a call) error {
 	name := strings.TrimSuffix(strings.TrimPrefix(a.flag("--log-group-name"), "/aws/eks/"), "/cluster")
-	if !c.has("logs/" + name) {
+	if !c.Has("logs/" + name) {
 		return awsError("ResourceNotFoundException", "DeleteLogGroup", "The specified log group does not exist.")
 	}
-	return c.remove("logs/" + name)
+	return c.Remove("logs/" + name)
 }
 
 // caller says as whom AWS sees who asks.
-func (c *cloud) caller(a call) error {
+func (c *Cloud) caller(a call) error {
 	switch {
 	case a.flag("--query") == "Account":
-		return c.say(cloudAccount)
+		return c.say(account)
 	case a.flag("--query") != "Arn":
 		return fmt.Errorf("--query %s: %w", a.flag("--query"), errUsage)
-	case c.has(byUser):
-		return c.say(cloudUser)
+	case c.Has(ByUser):
+		return c.say(user)
 	}
-	return c.say(cloudSession)
+	return c.say(session)
 }
 
 // role has no role but the one behind the session: the account was empty.
-func (c *cloud) role(a call) error {
-	if !strings.HasSuffix(cloudRole, "/"+a.flag("--role-name")) {
+func (c *Cloud) role(a call) error {
+	if !strings.HasSuffix(roleARN, "/"+a.flag("--role-name")) {
 		return fmt.Errorf("role %s: %w", a.flag("--role-name"), errThere)
 	}
-	return c.say(cloudRole)
+	return c.say(roleARN)
 }
 
 // deployCDK needs an administrator that there is: an access entry of another is refused.
-func (c *cloud) deployCDK(a call) error {
-	admin := cloudRole
-	if c.has(byUser) {
-		admin = cloudUser
+func (c *Cloud) deployCDK(a call) error {
+	admin := roleARN
+	if c.Has(ByUser) {
+		admin = user
 	}
-	want := []string{"Admin=" + admin, "Allow=" + cloudNetwork + "/32"}
+	want := []string{"Admin=" + admin, "Allow=" + network + "/32"}
 	if got := a.flags["--parameters"]; !slices.Equal(got, want) {
 		return fmt.Errorf("the parameters are %v, want %v", got, want)
 	}
@@ -461,15 +444,15 @@ func (c *cloud) deployCDK(a call) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(c.put("cdk"), c.put("cluster/tidegauge-hpa"), c.put("stack/tidegauge-hpa"))
+	return errors.Join(c.Put("cdk"), c.Put("cluster/tidegauge-hpa"), c.Put("stack/tidegauge-hpa"))
 }
 
-func (c *cloud) destroyCDK(a call) error {
-	return c.remove("cdk", "cluster/"+a.words[0], "stack/"+a.words[0])
+func (c *Cloud) destroyCDK(a call) error {
+	return c.Remove("cdk", "cluster/"+a.words[0], "stack/"+a.words[0])
 }
 
 // buildImage looks at what goes into the image: one program for Linux, and how it is called.
-func (c *cloud) buildImage(a call) error {
+func (c *Cloud) buildImage(a call) error {
 	dockerfile, err := os.ReadFile(filepath.Join(a.words[0], "Dockerfile"))
 	if err != nil {
 		return err
@@ -485,10 +468,10 @@ func (c *cloud) buildImage(a call) error {
 	if !bytes.HasPrefix(text, []byte("\x7fELF")) || a.flag("--platform") != "linux/amd64" {
 		return fmt.Errorf("%s is no program of %s", program, a.flag("--platform"))
 	}
-	return c.put("image/" + filepath.Base(a.flag("--tag")))
+	return c.Put("image/" + filepath.Base(a.flag("--tag")))
 }
 
-func (c *cloud) login(a call) error {
+func (c *Cloud) login(a call) error {
 	password, err := io.ReadAll(c.in)
 	if err != nil {
 		return err
@@ -496,18 +479,18 @@ func (c *cloud) login(a call) error {
 	if string(password) != "password\n" || strings.Contains(a.words[0], "/") {
 		return fmt.Errorf("a login at %s by %q", a.words[0], password)
 	}
-	return c.put("login/" + a.words[0])
+	return c.Put("login/" + a.words[0])
 }
 
-func (c *cloud) push(a call) error {
+func (c *Cloud) push(a call) error {
 	host, name, _ := strings.Cut(a.words[0], "/")
 	return errors.Join(c.needs("login/"+host), c.needs("image/"+name))
 }
 
-func (c *cloud) curl(a call) error {
+func (c *Cloud) curl(a call) error {
 	switch a.words[0] {
 	case "https://checkip.amazonaws.com":
-		return c.say(cloudNetwork)
+		return c.say(network)
 	case "http://output-DnsName/healthz":
 		return nil
 	}
@@ -515,7 +498,7 @@ func (c *cloud) curl(a call) error {
 }
 
 // chart is Prometheus': the version and the values are to be those of deploy/gitops.
-func (c *cloud) chart(a call) error {
+func (c *Cloud) chart(a call) error {
 	text, err := os.ReadFile("deploy/gitops/prometheus/release.yaml")
 	if err != nil {
 		return err
