@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/testcluster"
 )
 
 const gatedDeployment = `
@@ -51,18 +52,7 @@ spec:
 // gate are not ready, and the Deployment is not available, until their targets are healthy.
 // The API server, the Deployment, and the EndpointSlices are real.
 func TestGatedPodsOfARealControlPlane(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it starts a control plane")
-	}
-	c, err := env.Start(t.Context(), env.Options{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	c := testcluster.Start(t, env.Options{Dir: t.TempDir()})
 	k := startKubelet(t, c.Client())
 	if err := c.Apply(t.Context(), []byte(gatedDeployment)); err != nil {
 		t.Fatal(err)

@@ -1,9 +1,7 @@
 package chart
 
 import (
-	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,12 +51,7 @@ func (h helm) try(t *testing.T, args ...string) (string, error) {
 func (h helm) tryIn(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, h.path, append(args, "--namespace", namespace)...)
 	cmd.Env = []string{"HOME=" + h.home, "PATH=" + os.Getenv("PATH"), "KUBECONFIG=" + h.kubeconfig}
-	var out, complaint bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaint
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s %s: %w: %s%s", h.name, strings.Join(args, " "), err, complaint.String(), out.String())
-	}
-	return out.String(), nil
+	return env.Output(cmd)
 }
 
 func (h helm) run(t *testing.T, args ...string) string {

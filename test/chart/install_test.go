@@ -37,7 +37,7 @@ var (
 // TestLifecycle takes every file of ci through the life of a release, by both versions of
 // Helm. The API server enforces Pod Security restricted.
 func TestLifecycle(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	for _, name := range helmNames {
 		h := newHelm(t, name).on(c)
 		for _, variant := range variants(t) {
@@ -58,7 +58,7 @@ func lifecycle(t *testing.T, c *env.Cluster, h helm, variant string) {
 		return h.run(t, slices.Concat([]string{command, release, chartDir(t)}, values, args)...)
 	}
 	rendered := chart("template", "--skip-tests")
-	if _, err := kubectl(t.Context(), c, rendered, "apply", "--server-side", "--force-conflicts", "--dry-run=server", "--warnings-as-errors", "-f", "-"); err != nil {
+	if _, err := c.Kubectl(t.Context(), rendered, "apply", "--server-side", "--force-conflicts", "--dry-run=server", "--warnings-as-errors", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
 	all := parse(t, rendered)
@@ -87,7 +87,7 @@ func lifecycle(t *testing.T, c *env.Cluster, h helm, variant string) {
 		want = []string{"customresourcedefinition.apiextensions.k8s.io/" + crdName}
 	}
 	eventually(t, func(ctx context.Context) error {
-		left, err := kubectl(ctx, c, rendered, "get", "--ignore-not-found", "-o", "name", "-f", "-")
+		left, err := c.Kubectl(ctx, rendered, "get", "--ignore-not-found", "-o", "name", "-f", "-")
 		if err != nil {
 			return err
 		}
@@ -173,7 +173,7 @@ func historyLimit(t *testing.T, c *env.Cluster, deployment string) int32 {
 // TestCertificateStays shows that the certificate that the chart signs is one that the API
 // server can verify, that it stays over upgrades and rollbacks, and how one gets another.
 func TestCertificateStays(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	for _, name := range helmNames {
 		t.Run(name, func(t *testing.T) {
 			h := newHelm(t, name).on(c)
@@ -286,7 +286,7 @@ func (c certificate) verify(t *testing.T) {
 
 // The authority of a Secret that is there need not be given, as Helm can read it.
 func TestSecretOfSomebodyElse(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	authority := certificateOfValues(t)
 	for _, name := range helmNames {
 		t.Run(name, func(t *testing.T) {
@@ -324,7 +324,7 @@ func certificateOfValues(t *testing.T) []byte {
 // TestCRD shows that an upgrade of the chart upgrades the CRD, and that neither it nor the
 // objects go when the release does.
 func TestCRD(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	old := filepath.Join(t.TempDir(), "tidegauge")
 	copyChart(t, old)
 	file := filepath.Join(old, "files", "crds.yaml")
@@ -341,15 +341,15 @@ func TestCRD(t *testing.T) {
 				t.Errorf("the CRD has the short names %v after the upgrade, want em", got)
 			}
 			eventually(t, func(ctx context.Context) error {
-				_, err := kubectl(ctx, c, metric, "apply", "-n", namespace, "-f", "-")
+				_, err := c.Kubectl(ctx, metric, "apply", "-n", namespace, "-f", "-")
 				return err
 			})
 			h.run(t, "uninstall", release)
-			out, err := kubectl(t.Context(), c, metric, "get", "-n", namespace, "-o", "name", "-f", "-")
+			out, err := c.Kubectl(t.Context(), metric, "get", "-n", namespace, "-o", "name", "-f", "-")
 			if err != nil || strings.TrimSpace(out) != "externalmetric.metrics.aws/depth" {
 				t.Errorf("of the ExternalMetric is left %q (%v)", out, err)
 			}
-			if _, err := kubectl(t.Context(), c, metric, "delete", "-n", namespace, "-f", "-"); err != nil {
+			if _, err := c.Kubectl(t.Context(), metric, "delete", "-n", namespace, "-f", "-"); err != nil {
 				t.Error(err)
 			}
 		})
@@ -385,19 +385,19 @@ func shortNames(t *testing.T, c *env.Cluster) []string {
 // TestTakeOver shows that Helm takes nothing of somebody else's by accident, and does so
 // when it is told to.
 func TestTakeOver(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	files := filepath.Join(root(t), "deploy")
 	for _, name := range helmNames {
 		t.Run(name, func(t *testing.T) {
 			h := newHelm(t, name).on(c)
-			if _, err := kubectl(t.Context(), c, "", "delete", "--ignore-not-found", "crd", crdName); err != nil {
+			if _, err := c.Kubectl(t.Context(), "", "delete", "--ignore-not-found", "crd", crdName); err != nil {
 				t.Fatal(err)
 			}
 			crd := strings.Replace(string(read(t, files, "crds", "metrics.aws_externalmetrics.yaml")), "    - em\n", "    - old\n", 1)
-			if _, err := kubectl(t.Context(), c, crd, "apply", "-f", "-"); err != nil {
+			if _, err := c.Kubectl(t.Context(), crd, "apply", "-f", "-"); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := kubectl(t.Context(), c, "", "apply", "-f", filepath.Join(files, "policies")); err != nil {
+			if _, err := c.Kubectl(t.Context(), "", "apply", "-f", filepath.Join(files, "policies")); err != nil {
 				t.Fatal(err)
 			}
 			_, err := h.try(t, "install", release, chartDir(t))
@@ -444,7 +444,7 @@ const (
 // TestTakeAPI shows that the chart takes an API from somebody only when its values say so,
 // whatever Helm is told.
 func TestTakeAPI(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	for _, test := range []struct {
 		name, first, then string
 		flags             []string
@@ -460,7 +460,7 @@ func TestTakeAPI(t *testing.T) {
 				return h.try(t, args...)
 			}
 			installed(t, newHelm(t, test.first).on(c), "--set", "apiServices.external=false")
-			if _, err := kubectl(t.Context(), c, theirs, "apply", "-f", "-"); err != nil {
+			if _, err := c.Kubectl(t.Context(), theirs, "apply", "-f", "-"); err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { dropTheirs(t, c) })
@@ -486,12 +486,12 @@ func TestTakeAPI(t *testing.T) {
 				t.Errorf("what is its own the chart takes from somebody (%v):\n%s", err, notes)
 			}
 
-			if _, err := kubectl(t.Context(), c, theirs, "replace", "-f", "-"); err != nil {
+			if _, err := c.Kubectl(t.Context(), theirs, "replace", "-f", "-"); err != nil {
 				t.Fatal(err)
 			}
 			refused()
 			// Helm deletes what a release had and has no more, whoever has changed it since.
-			if _, err := kubectl(t.Context(), c, "", "annotate", "apiservice", "v1beta1.external.metrics.k8s.io", "helm.sh/resource-policy=keep"); err != nil {
+			if _, err := c.Kubectl(t.Context(), "", "annotate", "apiservice", "v1beta1.external.metrics.k8s.io", "helm.sh/resource-policy=keep"); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := upgrade("apiServices.external=false"); err != nil {
@@ -504,10 +504,10 @@ func TestTakeAPI(t *testing.T) {
 
 // TestHelm3TakesWithoutEffect shows what the notes warn of.
 func TestHelm3TakesWithoutEffect(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	h := newHelm(t, "helm3").on(c)
 	installed(t, h, "--set", "apiServices.external=false")
-	if _, err := kubectl(t.Context(), c, theirs, "apply", "-f", "-"); err != nil {
+	if _, err := c.Kubectl(t.Context(), theirs, "apply", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { dropTheirs(t, c) })
@@ -522,7 +522,7 @@ func TestHelm3TakesWithoutEffect(t *testing.T) {
 
 // TestUninstallOfTaken shows what uninstall does with an API that somebody has taken since.
 func TestUninstallOfTaken(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	for _, test := range []struct {
 		helm string
 		// off says that the release was told before that it does not serve the API.
@@ -537,11 +537,11 @@ func TestUninstallOfTaken(t *testing.T) {
 			h := newHelm(t, test.helm).on(c)
 			installed(t, h)
 			t.Cleanup(func() { dropTheirs(t, c) })
-			if _, err := kubectl(t.Context(), c, theirs, "replace", "-f", "-"); err != nil {
+			if _, err := c.Kubectl(t.Context(), theirs, "replace", "-f", "-"); err != nil {
 				t.Fatal(err)
 			}
 			if test.off {
-				if _, err := kubectl(t.Context(), c, "", "annotate", "apiservice", "v1beta1.external.metrics.k8s.io", "helm.sh/resource-policy=keep"); err != nil {
+				if _, err := c.Kubectl(t.Context(), "", "annotate", "apiservice", "v1beta1.external.metrics.k8s.io", "helm.sh/resource-policy=keep"); err != nil {
 					t.Fatal(err)
 				}
 				h.run(t, "upgrade", release, chartDir(t), "--set", "apiServices.external=false")
@@ -549,7 +549,7 @@ func TestUninstallOfTaken(t *testing.T) {
 			h.run(t, "uninstall", release)
 			if !test.left {
 				eventually(t, func(ctx context.Context) error {
-					out, err := kubectl(ctx, c, "", "get", "--ignore-not-found", "apiservice", "v1beta1.external.metrics.k8s.io", "-o", "name")
+					out, err := c.Kubectl(ctx, "", "get", "--ignore-not-found", "apiservice", "v1beta1.external.metrics.k8s.io", "-o", "name")
 					if err != nil || out != "" {
 						return fmt.Errorf("there is %s (%w)", out, err)
 					}
@@ -564,7 +564,7 @@ func TestUninstallOfTaken(t *testing.T) {
 
 // TestRenamed shows that a release takes from nobody when its objects get other names.
 func TestRenamed(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	h := newHelm(t, "helm").on(c)
 	installed(t, h)
 	h.run(t, "upgrade", release, chartDir(t), "--set", "fullnameOverride=renamed")
@@ -574,7 +574,7 @@ func TestRenamed(t *testing.T) {
 func dropTheirs(t *testing.T, c *env.Cluster) {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
-	if _, err := kubectl(ctx, c, theirs, "delete", "--ignore-not-found", "-f", "-"); err != nil {
+	if _, err := c.Kubectl(ctx, theirs, "delete", "--ignore-not-found", "-f", "-"); err != nil {
 		t.Error(err)
 	}
 }
@@ -593,7 +593,7 @@ func serves(t *testing.T, c *env.Cluster, want string) {
 
 // TestFromHelm3 shows that a release of Helm 3 can be upgraded by Helm 4.
 func TestFromHelm3(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	newHelm(t, "helm3").on(c).run(t, "install", release, chartDir(t))
 	h := newHelm(t, "helm").on(c)
 	t.Cleanup(func() { uninstall(t, h) })
@@ -610,7 +610,7 @@ func TestFromHelm3(t *testing.T) {
 // TestRestricted shows that the API server of these tests does refuse pods that are not
 // restricted: TestLifecycle relies on it.
 func TestRestricted(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	installed(t, newHelm(t, "helm").on(c), "--set", "hostNetwork.enabled=true")
 	if err := dryRunPod(t.Context(), c, release); err == nil || !strings.Contains(err.Error(), "violates PodSecurity") {
 		t.Errorf("the pod with its node's network is refused with %v, want a violation of Pod Security", err)

@@ -4,19 +4,17 @@
 package chart
 
 import (
-	"bytes"
 	"context"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/testcluster"
 )
 
 // update writes the generated files anew, in place of comparing them.
@@ -29,75 +27,15 @@ const (
 	deadline = 2 * time.Minute
 )
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+// bed is the cluster that the tests share which need one, as a user's before the chart is
+// installed. Each leaves none of the chart's objects behind but for its CRDs and its namespace.
+var bed = testcluster.Shared{Options: env.Options{Nodes: 2, Bare: true}, Prepare: prepare}
 
-func run(m *testing.M) (code int) {
-	defer func() {
-		if err := bed.stop(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}()
-	return m.Run()
-}
+func TestMain(m *testing.M) { os.Exit(bed.Run(m)) }
 
-// bed is the cluster that the tests share which need one. Each leaves none of the chart's
-// objects behind but for its CRDs and its namespace.
-var bed shared
-
-type shared struct {
-	once    sync.Once
-	cluster *env.Cluster
-	err     error
-}
-
-func (s *shared) stop() error {
-	if s.cluster == nil {
-		return nil
-	}
-	return s.cluster.Stop()
-}
-
-// cluster is the shared cluster, with nothing of deploy in it, as a user's before the chart
-// is installed.
-func cluster(t *testing.T) *env.Cluster {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("it starts a cluster")
-	}
-	bed.once.Do(func() { bed.cluster, bed.err = startCluster(t) })
-	if bed.err != nil {
-		t.Fatal(bed.err)
-	}
-	return bed.cluster
-}
-
-func startCluster(t *testing.T) (*env.Cluster, error) {
-	t.Helper()
-	// The cluster is for the tests to come, too.
-	c, err := env.Start(context.WithoutCancel(t.Context()), env.Options{Nodes: 2})
-	if err != nil {
-		return nil, err
-	}
-	if err := prepare(t.Context(), c); err != nil {
-		return nil, fmt.Errorf("%w; %w", err, c.Stop())
-	}
-	return c, nil
-}
-
-// prepare takes away what the test bed installs, and makes the namespace, whose pods have
+// prepare makes the namespace, whose pods have
 // to be restricted, and the kinds of others that the chart has objects of.
 func prepare(ctx context.Context, c *env.Cluster) error {
-	root, err := env.Root()
-	if err != nil {
-		return err
-	}
-	deploy := filepath.Join(root, "deploy")
-	_, err = kubectl(ctx, c, "", "delete", "--ignore-not-found", "--cascade=foreground",
-		"-f", filepath.Join(deploy, "base"), "-f", filepath.Join(deploy, "crds"), "-f", filepath.Join(deploy, "policies"))
-	if err != nil {
-		return err
-	}
 	objects := []string{fmt.Sprintf(`
 apiVersion: v1
 kind: Namespace
@@ -137,18 +75,6 @@ spec:
     storage: true
     schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 `, name, group, version, kind)
-}
-
-// kubectl runs kubectl as an administrator and returns what it prints.
-func kubectl(ctx context.Context, c *env.Cluster, stdin string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(c.Binaries(), "kubectl"), append([]string{"--kubeconfig", c.Kubeconfig()}, args...)...)
-	cmd.Stdin = strings.NewReader(stdin)
-	var out, complaint bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaint
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, complaint.String())
-	}
-	return out.String(), nil
 }
 
 func root(t *testing.T) string {

@@ -85,7 +85,7 @@ var uses = map[grant][]request{
 // TestGrants shows of the ClusterRoles for people, and for whoever scrapes, that each right in
 // them is good for something that no other right is good for.
 func TestGrants(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	port := freePort(t)
 	installed(t, newHelm(t, "helm").on(c), "--values", readersValues(t, startMeasures(t)), "--set", "podMonitor.enabled=true",
 		"--set", fmt.Sprintf("listenPort=%d,service.port=%d,shutdownDelaySeconds=0", port, port))
@@ -181,7 +181,7 @@ func only(t *testing.T, c *env.Cluster, user string, g grant) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if _, err := kubectl(context.WithoutCancel(t.Context()), c, "", "delete", "clusterrole/"+user, "clusterrolebinding/"+user); err != nil {
+		if _, err := c.Kubectl(context.WithoutCancel(t.Context()), "", "delete", "clusterrole/"+user, "clusterrolebinding/"+user); err != nil {
 			t.Error(err)
 		}
 	})
@@ -243,7 +243,7 @@ rules:
 // TestNamespaceReader shows that a Role lets a user read the external metrics of its namespace
 // that it names, and no others: neither through the API server nor past it.
 func TestNamespaceReader(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	port := freePort(t)
 	installed(t, newHelm(t, "helm").on(c), "--values", readersValues(t, startMeasures(t)),
 		"--set", fmt.Sprintf("listenPort=%d,service.port=%d,shutdownDelaySeconds=0", port, port))
@@ -266,7 +266,7 @@ func TestNamespaceReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if _, err := kubectl(context.WithoutCancel(t.Context()), c, "", "-n", namespace, "delete", "role/"+user, "rolebinding/"+user); err != nil {
+		if _, err := c.Kubectl(context.WithoutCancel(t.Context()), "", "-n", namespace, "delete", "role/"+user, "rolebinding/"+user); err != nil {
 			t.Error(err)
 		}
 	})

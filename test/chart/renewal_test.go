@@ -34,7 +34,7 @@ const (
 // one of the same authority in the mounted Secret, while API server and clients read. Each
 // certificate comes to be served, and no read fails.
 func TestCertificateIsRenewed(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	h := newHelm(t, "helm").on(c)
 	port := freePort(t)
 	ca := newAuthority(t)

@@ -39,16 +39,16 @@ var measured = map[string]metav1.GroupResource{
 // TestRights runs the adapter with the chart's rights but for some, and sees it miss each of
 // them. Nothing is missed when it has all. TestBindings has those of the bindings.
 func TestRights(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	port := freePort(t)
 	h := newHelm(t, "helm").on(c)
 	installed(t, h, "--values", measuringValues(t, startMeasures(t)), "--set", fmt.Sprintf("listenPort=%d,service.port=%d,shutdownDelaySeconds=0", port, port))
 	route(t, c)
-	if _, err := kubectl(t.Context(), c, demand, "apply", "-n", namespace, "-f", "-"); err != nil {
+	if _, err := c.Kubectl(t.Context(), demand, "apply", "-n", namespace, "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if _, err := kubectl(context.WithoutCancel(t.Context()), c, demand, "delete", "-n", namespace, "-f", "-"); err != nil {
+		if _, err := c.Kubectl(context.WithoutCancel(t.Context()), demand, "delete", "-n", namespace, "-f", "-"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -140,7 +140,7 @@ func grantedRights(t *testing.T, c *env.Cluster) []right {
 // repeat breaks the ExternalMetric in another way as soon as its status has the last one, so
 // that Events repeat: those are patched.
 func repeat(ctx context.Context, c *env.Cluster) error {
-	reason, err := kubectl(ctx, c, "", "-n", namespace, "get", "em", "depth", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].reason}`)
+	reason, err := c.Kubectl(ctx, "", "-n", namespace, "get", "em", "depth", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].reason}`)
 	if err != nil {
 		return err
 	}
@@ -151,14 +151,14 @@ func repeat(ctx context.Context, c *env.Cluster) error {
 	case "Invalid":
 		annotation = "tidegauge.dev/no-data-"
 	}
-	_, err = kubectl(ctx, c, "", "-n", namespace, "annotate", "--overwrite", "em", "depth", annotation)
+	_, err = c.Kubectl(ctx, "", "-n", namespace, "annotate", "--overwrite", "em", "depth", annotation)
 	return err
 }
 
 // TestBindings shows what becomes of an adapter that may not ask who a caller is and what
 // the caller may read, or not whom to believe.
 func TestBindings(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	port := freePort(t)
 	installed(t, newHelm(t, "helm").on(c), "--set", fmt.Sprintf("listenPort=%d,service.port=%d,shutdownDelaySeconds=0", port, port))
 	route(t, c)
@@ -183,7 +183,7 @@ func TestBindings(t *testing.T) {
 		}},
 	}
 	// Besides these it is bound to its own ClusterRole and to its own Role.
-	bound, err := kubectl(t.Context(), c, "", "get", "clusterrolebindings,rolebindings", "-A", "-l", "app.kubernetes.io/instance="+release, "-o", "name")
+	bound, err := c.Kubectl(t.Context(), "", "get", "clusterrolebindings,rolebindings", "-A", "-l", "app.kubernetes.io/instance="+release, "-o", "name")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +210,7 @@ func TestBindings(t *testing.T) {
 // TestEditors shows who may make metrics: by default nobody whom nobody lets, and with
 // rbac.aggregateToEdit who may edit or administer a namespace, in that namespace.
 func TestEditors(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	h := newHelm(t, "helm").on(c)
 	installed(t, h)
 	roles := []string{"view", "edit", "admin", release + "-externalmetrics-editor"}
@@ -281,12 +281,12 @@ func editors(ctx context.Context, c *env.Cluster, users []string, want ...string
 // of their pod and their Events.
 func afresh(t *testing.T, c *env.Cluster) {
 	t.Helper()
-	_, err := kubectl(t.Context(), c, "", "-n", namespace, "delete", "--ignore-not-found", "lease/tidegauge")
+	_, err := c.Kubectl(t.Context(), "", "-n", namespace, "delete", "--ignore-not-found", "lease/tidegauge")
 	if err == nil {
-		_, err = kubectl(t.Context(), c, "", "-n", namespace, "delete", "pods", "--all", "--wait=false")
+		_, err = c.Kubectl(t.Context(), "", "-n", namespace, "delete", "pods", "--all", "--wait=false")
 	}
 	if err == nil {
-		_, err = kubectl(t.Context(), c, "", "-n", namespace, "delete", "events.events.k8s.io", "--all")
+		_, err = c.Kubectl(t.Context(), "", "-n", namespace, "delete", "events.events.k8s.io", "--all")
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -402,7 +402,7 @@ func (p *process) missesNothing(ctx context.Context, c *env.Cluster) error {
 	if _, err := c.Client().CoordinationV1().Leases(namespace).Get(ctx, "tidegauge", metav1.GetOptions{}); err != nil {
 		return err
 	}
-	status, err := kubectl(ctx, c, "", "-n", namespace, "get", "em", "depth", "-o", "jsonpath={.status.conditions}")
+	status, err := c.Kubectl(ctx, "", "-n", namespace, "get", "em", "depth", "-o", "jsonpath={.status.conditions}")
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ import (
 // arguments, environment, configuration, certificate and ServiceAccount, until the API server
 // finds every API of the release available.
 func TestServe(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	for _, test := range []struct {
 		variant string
 		set     []string

@@ -242,13 +242,13 @@ func TestTestPodNetwork(t *testing.T) {
 // the pod, and that what runs in it sees whether the release serves, with no more rights
 // than the adapter's. A release without rules needs no Prometheus.
 func TestTestPodOnACluster(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	port := freePort(t)
 	h := newHelm(t, "helm").on(c)
 	values := []string{"--set", fmt.Sprintf("listenPort=%d,service.port=%d,shutdownDelaySeconds=0,apiServices.custom=true", port, port)}
 	installed(t, h, values...)
 	rendered := h.run(t, append([]string{"template", release, chartDir(t), "-s", "templates/tests/check.yaml"}, values...)...)
-	if _, err := kubectl(t.Context(), c, rendered, "create", "--dry-run=server", "-f", "-"); err != nil {
+	if _, err := c.Kubectl(t.Context(), rendered, "create", "--dry-run=server", "-f", "-"); err != nil {
 		t.Errorf("the pod is refused: %v", err)
 	}
 	pod := parse(t, rendered).testPod(t)

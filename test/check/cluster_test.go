@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/testcluster"
 )
 
 // rollouts are rules for the objects of a CRD.
@@ -51,18 +52,7 @@ spec:
 // startCluster starts a real control plane with a CRD, an object of it, and two pods.
 func startCluster(t *testing.T) *env.Cluster {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("it starts a cluster")
-	}
-	c, err := env.Start(t.Context(), env.Options{Nodes: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	c := testcluster.Start(t, env.Options{Nodes: 1})
 	for _, text := range []string{rolloutCRD, shop} {
 		apply(t, c, text)
 	}

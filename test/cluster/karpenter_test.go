@@ -17,6 +17,7 @@ import (
 
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/repo"
+	"github.com/tidegauge/tidegauge/test/testcluster"
 )
 
 const (
@@ -80,20 +81,9 @@ var applied = []string{"nodes/karpenter/ec2nodeclass.yaml", "nodes/karpenter/nod
 // TestApplies applies the manifests on a real API server with Karpenter's CRDs, and shows that
 // those find what is wrong.
 func TestApplies(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it starts a cluster")
-	}
-	c, err := env.Start(t.Context(), env.Options{Nodes: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	c := testcluster.Start(t, env.Options{Nodes: 1})
 	kubectl := func(args ...string) error {
-		_, err := command(t.Context(), "", testBin(t, "kubectl"), append([]string{"--kubeconfig", c.Kubeconfig(), "--cache-dir", filepath.Join(c.Dir(), "kubectl")}, args...)...)
+		_, err := c.Kubectl(t.Context(), "", args...)
 		return err
 	}
 	crds := t.TempDir()
@@ -174,7 +164,7 @@ func TestKarpenterValues(t *testing.T) {
 	for _, key := range unknown(ours, theirs, "") {
 		t.Errorf("the chart has no value %s", key)
 	}
-	out, err := command(t.Context(), t.TempDir(), testBin(t, "helm"), "template", "karpenter", chart, "--kubeconfig", os.DevNull, "--namespace", "kube-system", "--values", repo.Path(t, file))
+	out, err := env.Run(t.Context(), "", "helm", "template", "karpenter", chart, "--kubeconfig", os.DevNull, "--namespace", "kube-system", "--values", repo.Path(t, file))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,21 +4,17 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"sigs.k8s.io/yaml"
 
 	"github.com/tidegauge/tidegauge/test/env"
-	"github.com/tidegauge/tidegauge/test/repo"
 )
 
 const (
@@ -86,26 +82,7 @@ func say(t *testing.T, value any) string {
 func command(ctx context.Context, dir, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
-	var out, complaint bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaint
-	if err := cmd.Run(); err != nil {
-		return out.String(), fmt.Errorf("%s %s: %w: %s%s", name, strings.Join(args, " "), err, complaint.String(), out.String())
-	}
-	return out.String(), nil
-}
-
-// testBin is a binary of the test bed.
-func testBin(t *testing.T, name string) string {
-	t.Helper()
-	dir := os.Getenv(env.BinVariable)
-	if dir == "" {
-		dir = repo.Path(t, ".bin")
-	}
-	file := filepath.Join(dir, name)
-	if _, err := os.Stat(file); err != nil {
-		t.Fatalf("%s is not built: run `make kube`: %v", name, err)
-	}
-	return file
+	return env.Output(cmd)
 }
 
 // oneOrMore is a list that may be written as its only item.

@@ -53,7 +53,7 @@ func (w *warnings) take() []string {
 func metrics(t *testing.T) (dynamic.ResourceInterface, *warnings) {
 	t.Helper()
 	warned := &warnings{}
-	config := cluster.Config()
+	config := bed.Cluster(t).Config()
 	config.WarningHandler = warned
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {

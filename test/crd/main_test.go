@@ -3,30 +3,14 @@
 package crd
 
 import (
-	"context"
-	"fmt"
 	"os"
 	"testing"
 
 	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/testcluster"
 )
 
-// cluster is what all tests of the package share. They leave no objects behind.
-var cluster *env.Cluster
+// bed is what all tests of the package share. They leave no objects behind.
+var bed = testcluster.Shared{Options: env.Options{Nodes: 1}}
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) (code int) {
-	var err error
-	if cluster, err = env.Start(context.Background(), env.Options{Nodes: 1}); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer func() {
-		if err := cluster.Stop(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}()
-	return m.Run()
-}
+func TestMain(m *testing.M) { os.Exit(bed.Run(m)) }

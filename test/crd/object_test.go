@@ -197,7 +197,7 @@ func TestPrinterColumns(t *testing.T) {
 // printed is the API server's table for an object: the headers, and its row.
 func printed(t *testing.T, name string) (headers []string, cells []any) {
 	t.Helper()
-	body, err := cluster.Client().CoreV1().RESTClient().Get().
+	body, err := bed.Cluster(t).Client().CoreV1().RESTClient().Get().
 		AbsPath("/apis", v1alpha1.GroupVersion.Group, v1alpha1.GroupVersion.Version, "namespaces", namespace, v1alpha1.Resource.Resource, name).
 		SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").
 		DoRaw(t.Context())

@@ -18,16 +18,15 @@ func TestUpgradeFromPermissiveSchema(t *testing.T) {
 	client, _ := metrics(t)
 	old := object(t, "upgrade/object.yaml")
 	lenient := metav1.CreateOptions{DryRun: dryRun.DryRun, FieldValidation: metav1.FieldValidationIgnore}
-	ctx := context.WithoutCancel(t.Context())
-	t.Cleanup(func() { install(ctx, t, definitionFile) })
+	t.Cleanup(func() { install(t, definitionFile) })
 
-	install(ctx, t, filepath.Join("testdata", "upgrade", "crd.yaml"))
+	install(t, filepath.Join("testdata", "upgrade", "crd.yaml"))
 	eventually(t, func(ctx context.Context) error {
 		_, err := client.Create(ctx, old, dryRun)
 		return err
 	})
 	create(t, client, old)
-	install(ctx, t, definitionFile)
+	install(t, definitionFile)
 	eventually(t, func(ctx context.Context) error {
 		_, err := client.Create(ctx, old, lenient)
 		if apierrors.IsInvalid(err) {
@@ -65,13 +64,13 @@ func TestUpgradeFromPermissiveSchema(t *testing.T) {
 }
 
 // install puts a file's CRD in the place of the one that is served.
-func install(ctx context.Context, t *testing.T, file string) {
+func install(t *testing.T, file string) {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cluster.Apply(ctx, text); err != nil {
+	if err := bed.Cluster(t).Apply(context.WithoutCancel(t.Context()), text); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,7 +13,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/util/yaml"
 	yamltext "sigs.k8s.io/yaml"
 
 	"github.com/tidegauge/tidegauge/test/balancer"
@@ -85,35 +82,26 @@ func rules() ([]byte, error) {
 }
 
 // render gives the objects of manifestDir as kubectl makes them.
-func render(ctx context.Context, kubectl string) ([]*unstructured.Unstructured, error) {
+func render(ctx context.Context) ([]*unstructured.Unstructured, error) {
 	root, err := env.Root()
 	if err != nil {
 		return nil, err
 	}
-	var words bytes.Buffer
-	cmd := exec.CommandContext(ctx, kubectl, "kustomize", filepath.Join(root, manifestDir))
-	cmd.Stderr = &words
-	text, err := cmd.Output()
+	text, err := env.Run(ctx, "", "kubectl", "kustomize", filepath.Join(root, manifestDir))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %s", manifestDir, err, bytes.TrimSpace(words.Bytes()))
+		return nil, err
 	}
-	var objects []*unstructured.Unstructured
-	for decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(text), len(text)); ; {
-		o := &unstructured.Unstructured{}
-		switch err := decoder.Decode(&o.Object); {
-		case errors.Is(err, io.EOF):
-			return objects, nil
-		case err != nil:
-			return nil, fmt.Errorf("%s: %w", manifestDir, err)
-		}
-		objects = append(objects, o)
+	objects, err := env.ParseObjects([]byte(text))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", manifestDir, err)
 	}
+	return objects, nil
 }
 
 // startApplication applies the manifests. The balancer is there before the pods, as the
 // loaders are told its address.
 func (d *demo) startApplication(ctx context.Context) error {
-	objects, err := render(ctx, filepath.Join(d.cluster.Binaries(), "kubectl"))
+	objects, err := render(ctx)
 	if err != nil {
 		return err
 	}

@@ -2,8 +2,6 @@ package demo
 
 import (
 	"math"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,17 +12,12 @@ import (
 	"sigs.k8s.io/yaml"
 
 	metricsaws "github.com/tidegauge/tidegauge/pkg/apis/metricsaws/v1alpha1"
-	"github.com/tidegauge/tidegauge/test/env"
 )
 
 // readManifest reads the object of a kind and name, as kubectl makes it.
 func readManifest(t *testing.T, kind, name string, into any) {
 	t.Helper()
-	root, err := env.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	objects, err := render(t.Context(), filepath.Join(binDir(root), "kubectl"))
+	objects, err := render(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,14 +35,6 @@ func readManifest(t *testing.T, kind, name string, into any) {
 		return
 	}
 	t.Fatalf("there is no %s %s", kind, name)
-}
-
-// binDir is the folder of the programs that make built.
-func binDir(root string) string {
-	if dir := os.Getenv(env.BinVariable); dir != "" {
-		return dir
-	}
-	return filepath.Join(root, ".bin")
 }
 
 // The demo shows, and judges by, what the manifests say.
@@ -167,11 +152,7 @@ func TestSecretIsThatOfTheManifests(t *testing.T) {
 // What the manifests have in minutes takes the demo seconds, and nobody but the story moves the
 // load.
 func TestHasten(t *testing.T) {
-	root, err := env.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	objects, err := render(t.Context(), filepath.Join(binDir(root), "kubectl"))
+	objects, err := render(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

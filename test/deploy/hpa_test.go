@@ -224,7 +224,7 @@ func TestExampleKinds(t *testing.T) {
 // TestExamplesApply gives the examples to the API server, strictly, in a namespace that
 // takes restricted pods only. A warning is an error.
 func TestExamplesApply(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	const own = "examples"
 	ownNamespace(t, c, own)
 	for _, file := range examples(t) {
@@ -235,7 +235,7 @@ func TestExamplesApply(t *testing.T) {
 				{"--dry-run=server"},
 			} {
 				args = append([]string{"apply", "-n", own, "--validate=strict", "--warnings-as-errors", "-f", repo.Path(t, file)}, args...)
-				if _, err := kubectl(t.Context(), c, "", args...); err != nil {
+				if _, err := c.Kubectl(t.Context(), "", args...); err != nil {
 					t.Error(err)
 				}
 			}
@@ -245,7 +245,7 @@ func TestExamplesApply(t *testing.T) {
 	for _, file := range examples(t) {
 		e := readExample(t, file)
 		eventually(t, "pods of "+e.deployment.Name, func(ctx context.Context) error {
-			text, err := kubectl(ctx, c, "", "get", "deployment", "-n", own, e.deployment.Name, "-o", "json")
+			text, err := c.Kubectl(ctx, "", "get", "deployment", "-n", own, e.deployment.Name, "-o", "json")
 			if err != nil {
 				return err
 			}

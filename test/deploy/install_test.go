@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/repo"
+	"github.com/tidegauge/tidegauge/test/testcluster"
 )
 
 // TestInstall applies install.yaml to a cluster that has nothing of it, again when
@@ -18,17 +19,17 @@ func TestInstall(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it starts a cluster")
 	}
-	c := bareCluster(t)
+	c := testcluster.Start(t, env.Options{Nodes: 2, Bare: true})
 	file := repo.Path(t, "deploy/install.yaml")
 	apply := func(args ...string) {
 		t.Helper()
-		if _, err := kubectl(t.Context(), c, "", append([]string{"apply", "--validate=strict", "--warnings-as-errors", "-f", file}, args...)...); err != nil {
+		if _, err := c.Kubectl(t.Context(), "", append([]string{"apply", "--validate=strict", "--warnings-as-errors", "-f", file}, args...)...); err != nil {
 			t.Fatal(err)
 		}
 	}
 
 	// What it says of cert-manager is true, and so is what it needs.
-	_, err := kubectl(t.Context(), c, "", "apply", "--server-side", "--dry-run=server", "-f", file)
+	_, err := c.Kubectl(t.Context(), "", "apply", "--server-side", "--dry-run=server", "-f", file)
 	if err == nil || !strings.Contains(err.Error(), `no matches for kind "Certificate" in version "cert-manager.io/v1"`) {
 		t.Errorf("without cert-manager: %v", err)
 	}
@@ -37,7 +38,7 @@ func TestInstall(t *testing.T) {
 	}
 
 	apply("--server-side")
-	if _, err := kubectl(t.Context(), c, "", "-n", namespace, "rollout", "status", "deployment", release, "--timeout=120s"); err != nil {
+	if _, err := c.Kubectl(t.Context(), "", "-n", namespace, "rollout", "status", "deployment", release, "--timeout=120s"); err != nil {
 		t.Fatal(err)
 	}
 	before := injected(t, c)
@@ -47,10 +48,10 @@ func TestInstall(t *testing.T) {
 	}
 	uninstallAndKeep(t, c)
 	apply("--server-side")
-	if _, err := kubectl(t.Context(), c, "", "delete", "--timeout=120s", "-f", file); err != nil {
+	if _, err := c.Kubectl(t.Context(), "", "delete", "--timeout=120s", "-f", file); err != nil {
 		t.Fatal(err)
 	}
-	left, err := kubectl(t.Context(), c, "", "get", "--ignore-not-found", "-o", "name", "-f", file)
+	left, err := c.Kubectl(t.Context(), "", "get", "--ignore-not-found", "-o", "name", "-f", file)
 	if err == nil && left != "" {
 		t.Errorf("delete leaves %s", left)
 	}
@@ -70,37 +71,17 @@ func uninstallAndKeep(t *testing.T, c *env.Cluster) {
 		if args[0] != "kubectl" {
 			t.Fatalf("docs/install.md: %s", line)
 		}
-		if _, err := kubectl(t.Context(), c, "", append(args[1:], "--timeout=60s")...); err != nil {
+		if _, err := c.Kubectl(t.Context(), "", append(args[1:], "--timeout=60s")...); err != nil {
 			t.Fatal(err)
 		}
 	}
-	left, err := kubectl(t.Context(), c, "", "get", "--ignore-not-found", "-o", "name", "-f", repo.Path(t, "deploy/install.yaml"))
+	left, err := c.Kubectl(t.Context(), "", "get", "--ignore-not-found", "-o", "name", "-f", repo.Path(t, "deploy/install.yaml"))
 	if err != nil && !strings.Contains(err.Error(), "cert-manager.io") {
 		t.Error(err)
 	}
 	if got := strings.TrimSpace(left); got != "customresourcedefinition.apiextensions.k8s.io/externalmetrics.metrics.aws" {
 		t.Errorf("of the installation there is left %q, want the CRD only", got)
 	}
-}
-
-// bareCluster is a cluster of the test's own, without what the test bed installs.
-func bareCluster(t *testing.T) *env.Cluster {
-	t.Helper()
-	c, err := env.Start(t.Context(), env.Options{Nodes: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	_, err = kubectl(t.Context(), c, "", "delete", "--ignore-not-found", "--timeout=120s",
-		"-f", repo.Path(t, "deploy/base"), "-f", repo.Path(t, "deploy/crds"), "-f", repo.Path(t, "deploy/policies"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
 }
 
 // injected plays cert-manager's injector, and returns the state that this leaves.
@@ -131,7 +112,7 @@ func state(t *testing.T, c *env.Cluster) string {
 // TestKustomizeApplies gives what users of kustomize apply to the API server, to try only,
 // in place of what the test bed has installed.
 func TestKustomizeApplies(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	for name, dir := range map[string]string{
 		"base":            repo.Path(t, "deploy/kustomize/base"),
 		"example":         repo.Path(t, "deploy/kustomize/example"),
@@ -142,7 +123,7 @@ func TestKustomizeApplies(t *testing.T) {
 				certificate(t, dir)
 			}
 			args := []string{"apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "--warnings-as-errors", "-k", dir}
-			if _, err := kubectl(t.Context(), c, "", args...); err != nil {
+			if _, err := c.Kubectl(t.Context(), "", args...); err != nil {
 				t.Error(err)
 			}
 		})

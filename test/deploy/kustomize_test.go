@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/tidegauge/tidegauge/pkg/config"
+	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/repo"
 )
 
@@ -51,7 +52,7 @@ func TestComponents(t *testing.T) {
 				certificate(t, dir)
 				values = append(values, "--set-file", "tls.certificate="+filepath.Join(dir, "tls.crt")+",tls.key="+filepath.Join(dir, "tls.key")+",tls.ca="+filepath.Join(dir, "ca.crt"))
 			}
-			out, err := command(t.Context(), "", "kubectl", "kustomize", dir)
+			out, err := env.Run(t.Context(), "", "kubectl", "kustomize", dir)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -189,7 +190,7 @@ func TestExample(t *testing.T) {
 func TestOwnCertificateIsTrusted(t *testing.T) {
 	dir := overlay(t, "custom-metrics", "own-certificate")
 	certificate(t, dir)
-	out, err := command(t.Context(), "", "kubectl", "kustomize", dir)
+	out, err := env.Run(t.Context(), "", "kubectl", "kustomize", dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,16 +5,12 @@
 package deploy
 
 import (
-	"bytes"
 	"context"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +20,7 @@ import (
 
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/repo"
+	"github.com/tidegauge/tidegauge/test/testcluster"
 	"github.com/tidegauge/tidegauge/test/until"
 )
 
@@ -37,53 +34,11 @@ const (
 	deadline = 2 * time.Minute
 )
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) (code int) {
-	defer func() {
-		if bed.cluster == nil {
-			return
-		}
-		if err := bed.cluster.Stop(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}()
-	return m.Run()
-}
-
 // bed is the cluster that the tests share which need one. It has what the test bed installs,
 // an adapter's CRD and policies among it, and kinds by the names of cert-manager's.
-var bed struct {
-	once    sync.Once
-	cluster *env.Cluster
-	err     error
-}
+var bed = testcluster.Shared{Options: env.Options{Nodes: 2}, Prepare: installCertManager}
 
-func cluster(t *testing.T) *env.Cluster {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("it starts a cluster")
-	}
-	bed.once.Do(func() { bed.cluster, bed.err = startCluster(t) })
-	if bed.err != nil {
-		t.Fatal(bed.err)
-	}
-	return bed.cluster
-}
-
-func startCluster(t *testing.T) (*env.Cluster, error) {
-	t.Helper()
-	// The cluster is for the tests to come, too.
-	c, err := env.Start(context.WithoutCancel(t.Context()), env.Options{Nodes: 2})
-	if err != nil {
-		return nil, err
-	}
-	if err := installCertManager(t.Context(), c); err != nil {
-		return nil, fmt.Errorf("%w; %w", err, c.Stop())
-	}
-	return c, nil
-}
+func TestMain(m *testing.M) { os.Exit(bed.Run(m)) }
 
 const certManager = "cert-manager.io"
 
@@ -94,7 +49,7 @@ func installCertManager(ctx context.Context, c *env.Cluster) error {
 			return err
 		}
 		crd := strings.ToLower(kind) + "s." + certManager
-		if _, err := kubectl(ctx, c, "", "wait", "--for=condition=Established", "--timeout=60s", "crd/"+crd); err != nil {
+		if _, err := c.Kubectl(ctx, "", "wait", "--for=condition=Established", "--timeout=60s", "crd/"+crd); err != nil {
 			return err
 		}
 	}
@@ -120,32 +75,10 @@ spec:
 `, strings.ToLower(kind), certManager, kind)
 }
 
-// kubectl runs kubectl as an administrator and returns what it prints.
-func kubectl(ctx context.Context, c *env.Cluster, stdin string, args ...string) (string, error) {
-	return command(ctx, stdin, "kubectl", append([]string{"--kubeconfig", c.Kubeconfig(), "--cache-dir", filepath.Join(c.Dir(), "kubectl")}, args...)...)
-}
-
-// command runs a binary of the test bed and returns what it prints, or an error with what it
-// complains of.
-func command(ctx context.Context, stdin, name string, args ...string) (string, error) {
-	path, err := env.Program(name)
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Stdin = strings.NewReader(stdin)
-	var out, complaint bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaint
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s %s: %w: %s%s", name, strings.Join(args, " "), err, complaint.String(), out.String())
-	}
-	return out.String(), nil
-}
-
 // template renders the chart with values that `helm --set` takes.
 func template(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := command(t.Context(), "", "helm", append([]string{
+	out, err := env.Run(t.Context(), "", "helm", append([]string{
 		"template", release, repo.Path(t, "charts/tidegauge"), "--kubeconfig", os.DevNull, "--namespace", namespace, "--skip-tests",
 	}, args...)...)
 	if err != nil {
@@ -157,7 +90,7 @@ func template(t *testing.T, args ...string) string {
 // kustomize builds a folder of the repository.
 func kustomize(t *testing.T, folder string) objects {
 	t.Helper()
-	out, err := command(t.Context(), "", "kubectl", "kustomize", repo.Path(t, folder))
+	out, err := env.Run(t.Context(), "", "kubectl", "kustomize", repo.Path(t, folder))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,7 +29,7 @@ import (
 // a real Prometheus and the AWS stand-in, and waits until the real HPA controller has a
 // value of every metric of every example.
 func TestExamplesGetNumbers(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	const own = "numbers"
 	ownNamespace(t, c, own)
 	backends := startBackends(t, c)
@@ -39,7 +39,7 @@ func TestExamplesGetNumbers(t *testing.T) {
 	for _, file := range examples(t) {
 		// The player has every pod's metrics at one path.
 		text := strings.ReplaceAll(repo.Text(t, file), "/stats/prometheus", "/metrics")
-		if _, err := kubectl(t.Context(), c, text, "apply", "--server-side", "-n", own, "-f", "-"); err != nil {
+		if _, err := c.Kubectl(t.Context(), text, "apply", "--server-side", "-n", own, "-f", "-"); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -51,7 +51,7 @@ type rendering struct {
 
 func render(t *testing.T, dir string) rendering {
 	t.Helper()
-	text, err := command(t.Context(), "", "kubectl", "kustomize", dir)
+	text, err := env.Run(t.Context(), "", "kubectl", "kustomize", dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -718,7 +718,7 @@ func TestOrdersCheck(t *testing.T) {
 			configs = append(configs, repo.Path(t, "deploy/demo/prometheus/adapter.yaml"))
 		}
 		for _, config := range configs {
-			out, err := command(t.Context(), r.text, "adapter", "check", "--strict", config, "-")
+			out, err := env.Run(t.Context(), r.text, "adapter", "check", "--strict", config, "-")
 			if err != nil || !strings.Contains(out, "1 ExternalMetric, 2 HPAs in 2 files: 0 errors, 0 warnings") {
 				t.Errorf("%s with %s: %v\n%s", name, config, err, out)
 			}
@@ -746,11 +746,11 @@ spec:
 // TestOrdersApply applies each kustomization over the other, strictly, in a namespace that
 // takes restricted pods only. A warning is an error.
 func TestOrdersApply(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	if err := c.Apply(t.Context(), []byte(podMonitors)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := kubectl(t.Context(), c, "", "wait", "--for=condition=Established", "--timeout=60s", "crd/podmonitors.monitoring.coreos.com"); err != nil {
+	if _, err := c.Kubectl(t.Context(), "", "wait", "--for=condition=Established", "--timeout=60s", "crd/podmonitors.monitoring.coreos.com"); err != nil {
 		t.Fatal(err)
 	}
 	deleteOrders(t, c)
@@ -758,7 +758,7 @@ func TestOrdersApply(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		t.Run(name, func(t *testing.T) {
 			for range 2 { // The second time it changes nothing.
-				_, err := kubectl(t.Context(), c, "", "apply", "-k", all[name].dir, "--server-side", "--field-manager=example", "--validate=strict", "--warnings-as-errors")
+				_, err := c.Kubectl(t.Context(), "", "apply", "-k", all[name].dir, "--server-side", "--field-manager=example", "--validate=strict", "--warnings-as-errors")
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -776,7 +776,7 @@ func TestOrdersApply(t *testing.T) {
 func deleteOrders(t *testing.T, c *env.Cluster) {
 	t.Helper()
 	t.Cleanup(func() {
-		if _, err := kubectl(context.WithoutCancel(t.Context()), c, "", "delete", "namespace", ordersNamespace, "--timeout=120s"); err != nil {
+		if _, err := c.Kubectl(context.WithoutCancel(t.Context()), "", "delete", "namespace", ordersNamespace, "--timeout=120s"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -821,14 +821,14 @@ spec:
 // TestDaemonSetsOffFargate shows a DaemonSet on every node, and with the component on every
 // node but Fargate's.
 func TestDaemonSetsOffFargate(t *testing.T) {
-	c := cluster(t)
+	c := bed.Cluster(t)
 	deleteOrders(t, c)
 	fargateNode(t, c)
 	nodes, err := c.Client().CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := kubectl(t.Context(), c, "", "create", "namespace", ordersNamespace); err != nil {
+	if _, err := c.Kubectl(t.Context(), "", "create", "namespace", ordersNamespace); err != nil {
 		t.Fatal(err)
 	}
 	own := func(dir string) string {
@@ -849,7 +849,7 @@ func TestDaemonSetsOffFargate(t *testing.T) {
 		{"as it is", agents, len(nodes.Items)},
 		{"with the component", own(ordersWith(t, "off-fargate", agents)), len(nodes.Items) - 1},
 	} {
-		if _, err := kubectl(t.Context(), c, test.text, "apply", "--server-side", "--validate=strict", "--warnings-as-errors", "-f", "-"); err != nil {
+		if _, err := c.Kubectl(t.Context(), test.text, "apply", "--server-side", "--validate=strict", "--warnings-as-errors", "-f", "-"); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, test.name, func(ctx context.Context) error {

@@ -14,6 +14,7 @@ import (
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/fakeaws"
 	"github.com/tidegauge/tidegauge/test/promproxy"
+	"github.com/tidegauge/tidegauge/test/testcluster"
 	"github.com/tidegauge/tidegauge/test/until"
 )
 
@@ -51,25 +52,12 @@ type bed struct {
 // Helm takes.
 func newBed(t *testing.T, helm string) *bed {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("it starts a cluster")
-	}
-	b := &bed{t: t, helm: helm, dir: t.TempDir(), port: freePort(t)}
-	cluster, err := env.Start(t.Context(), env.Options{Nodes: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.Cluster = cluster
-	t.Cleanup(func() {
-		if err := cluster.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	b := &bed{t: t, Cluster: testcluster.Start(t, env.Options{Nodes: 1, Bare: true}), helm: helm, dir: t.TempDir(), port: freePort(t)}
+	var err error
 	if b.aws, err = fakeaws.Start(context.WithoutCancel(t.Context()), fakeaws.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.aws.Close)
-	b.empty()
 	for _, name := range []string{"charts", "deploy"} {
 		if err := os.Symlink(filepath.Join(root(t), name), filepath.Join(b.dir, name)); err != nil {
 			t.Fatal(err)
@@ -78,14 +66,6 @@ func newBed(t *testing.T, helm string) *bed {
 	b.commands()
 	b.startNode()
 	return b
-}
-
-// empty takes away what the test bed installs.
-func (b *bed) empty() {
-	b.t.Helper()
-	deploy := filepath.Join(root(b.t), "deploy")
-	b.kubectl("", "delete", "--ignore-not-found", "--cascade=foreground",
-		"-f", filepath.Join(deploy, "base"), "-f", filepath.Join(deploy, "crds"), "-f", filepath.Join(deploy, "policies"))
 }
 
 // kubectl runs kubectl as an administrator and returns what it prints.

@@ -1,9 +1,7 @@
 package docs
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +12,8 @@ import (
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/tidegauge/tidegauge/test/env"
 )
 
 // guide follows a page.
@@ -131,12 +131,7 @@ func (b *bed) shell(ctx context.Context, stdin, command string, args ...string) 
 		cmd.Env = append(cmd.Env, "BED_PROMETHEUS="+b.prometheus.URL())
 	}
 	cmd.Stdin = strings.NewReader(stdin)
-	var out, complaint bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaint
-	if err := cmd.Run(); err != nil {
-		return out.String(), errors.Join(err, fmt.Errorf("%s\nit printed:\n%s", complaint.String(), out.String()))
-	}
-	return out.String(), nil
+	return env.Output(cmd)
 }
 
 func isFile(path string) bool {

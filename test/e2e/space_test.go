@@ -2,10 +2,7 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -98,12 +95,7 @@ func (s *space) kubectl(args ...string) string {
 
 // runKubectl is kubectl for a command that may fail: the error has what it wrote to stderr.
 func (s *space) runKubectl(ctx context.Context, args ...string) (string, error) {
-	base := []string{"--kubeconfig=" + s.Kubeconfig(), "--cache-dir=" + filepath.Join(s.Dir(), "kubectl"), "--namespace=" + s.namespace}
-	text, err := exec.CommandContext(ctx, filepath.Join(s.Binaries(), "kubectl"), append(base, args...)...).Output()
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		err = fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, exit.Stderr)
-	}
-	return string(text), err
+	return s.Kubectl(ctx, "", append([]string{"--namespace=" + s.namespace}, args...)...)
 }
 
 // eventually waits until check returns nil, and fails the test when it never does.

@@ -37,6 +37,9 @@ type Options struct {
 	// Nodes is how many simulated nodes join the cluster, 2 by default. Each takes
 	// 500 pods.
 	Nodes int
+	// Bare leaves out the CRDs, the policies and the adapter's objects: a user's cluster before
+	// anything is installed.
+	Bare bool
 	// HPASync is how often the HPA controller looks at each HPA, 2 s by default.
 	HPASync time.Duration
 	// RealNode adds a node with a kubelet, kube-proxy and real containers. There has to be a
@@ -75,7 +78,7 @@ type Cluster struct {
 }
 
 // Start starts a cluster and returns when its nodes are ready, the product's CRDs
-// are served and the objects of deploy/base that the adapter needs are there. ctx
+// are served and the objects of deploy/base that the adapter needs are there, unless it is bare. ctx
 // bounds the start only. The caller ends the cluster with Stop.
 //
 // When a component does not start, everything is stopped and the error ends with
@@ -137,7 +140,9 @@ func (c *Cluster) start(ctx context.Context) error {
 	g.Go(func() error { return c.startScheduler(ctx) })
 	g.Go(func() error { return c.startNodes(ctx) })
 	g.Go(func() error { return c.startRealNode(ctx) })
-	g.Go(func() error { return c.install(ctx) })
+	if !c.opts.Bare {
+		g.Go(func() error { return c.install(ctx) })
+	}
 	g.Go(func() error { return c.awaitDefaultServiceAccount(ctx) })
 	return g.Wait()
 }

@@ -28,7 +28,6 @@ import (
 
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/fakeaws"
-	"github.com/tidegauge/tidegauge/test/repo"
 	"github.com/tidegauge/tidegauge/test/until"
 )
 
@@ -103,11 +102,11 @@ func kubeAPI(t *testing.T, dir string) []string {
 // run starts a mode and returns the URL of its admin port.
 func (d *demo) run(t *testing.T, mode string, ports int, args ...string) string {
 	t.Helper()
-	bin := os.Getenv(env.BinVariable)
-	if bin == "" {
-		bin = repo.Path(t, ".bin")
+	program, err := env.Program("orders")
+	if err != nil {
+		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), filepath.Join(bin, "orders"), append([]string{mode, "--admin-listen=127.0.0.1:0"}, args...)...)
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), program, append([]string{mode, "--admin-listen=127.0.0.1:0"}, args...)...)
 	cmd.Env = []string{
 		"AWS_ENDPOINT_URL=" + d.aws.URL(), "AWS_REGION=" + region, "AWS_EC2_METADATA_DISABLED=true", "HOME=" + d.dir,
 		"AWS_ACCESS_KEY_ID=" + d.aws.AccessKeyID(), "AWS_SECRET_ACCESS_KEY=" + d.aws.SecretAccessKey(),

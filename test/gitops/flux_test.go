@@ -1,13 +1,10 @@
 package gitops
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -21,6 +18,7 @@ import (
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/gitops/modules"
 	"github.com/tidegauge/tidegauge/test/repo"
+	"github.com/tidegauge/tidegauge/test/testcluster"
 )
 
 // entry is the folder that Flux is pointed at.
@@ -58,32 +56,10 @@ type release struct {
 	}
 }
 
-// binary is a program of the test bed.
-func binary(t *testing.T, name string) string {
-	t.Helper()
-	dir := os.Getenv(env.BinVariable)
-	if dir == "" {
-		dir = repo.Path(t, ".bin")
-	}
-	return filepath.Join(dir, name)
-}
-
-// command returns what a program of the test bed prints.
-func command(ctx context.Context, program string, stdin []byte, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Stdin = bytes.NewReader(stdin)
-	var out, complaint bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaint
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s %s: %w: %s%s", filepath.Base(program), strings.Join(args, " "), err, complaint.String(), out.String())
-	}
-	return out.String(), nil
-}
-
 // build is what kustomize makes of a folder, as Flux does too.
 func build(t *testing.T, folder string) (string, []*unstructured.Unstructured) {
 	t.Helper()
-	text, err := command(t.Context(), binary(t, "kubectl"), nil, "kustomize", repo.Path(t, folder))
+	text, err := env.Run(t.Context(), "", "kubectl", "kustomize", repo.Path(t, folder))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +247,7 @@ func template(t *testing.T, chart string, r release) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := command(t.Context(), binary(t, "helm"), values, "template", r.Metadata.Name, chart, "--namespace", r.Metadata.Namespace,
+	out, err := env.Run(t.Context(), string(values), "helm", "template", r.Metadata.Name, chart, "--namespace", r.Metadata.Namespace,
 		"--kubeconfig", os.DevNull, "--values", "-")
 	if err != nil {
 		t.Fatal(err)
@@ -384,7 +360,7 @@ func TestFluxPrometheus(t *testing.T) {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := command(t.Context(), binary(t, "promtool"), nil, "check", "config", file); err != nil {
+	if _, err := env.Run(t.Context(), "", "promtool", "check", "config", file); err != nil {
 		t.Error(err)
 	}
 }
@@ -392,18 +368,7 @@ func TestFluxPrometheus(t *testing.T) {
 // TestFluxApply gives the parts, and what each part leads to, to an API server with the CRDs
 // of Flux. It refuses fields that a kind has not, and values that break its rules.
 func TestFluxApply(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it starts a cluster")
-	}
-	c, err := env.Start(t.Context(), env.Options{Nodes: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	c := testcluster.Start(t, env.Options{Nodes: 1})
 	install := func(m modules.Module, kinds ...string) {
 		t.Helper()
 		crds, err := m.CRDs(t.Context(), kinds...)
@@ -433,14 +398,13 @@ func TestFluxApply(t *testing.T) {
 	for _, folder := range folders {
 		text, _ := build(t, folder)
 		eventually(t, folder, func() error {
-			_, err := command(t.Context(), binary(t, "kubectl"), []byte(text), "--kubeconfig", c.Kubeconfig(), "--cache-dir", filepath.Join(c.Dir(), "kubectl"),
-				"apply", "--server-side", "--field-manager=kustomize-controller", "--validate=strict", "--warnings-as-errors", "-f", "-")
+			_, err := c.Kubectl(t.Context(), text, "apply", "--server-side", "--field-manager=kustomize-controller", "--validate=strict", "--warnings-as-errors", "-f", "-")
 			return err
 		})
 	}
 	const wrong = `{apiVersion: kustomize.toolkit.fluxcd.io/v1, kind: Kustomization, metadata: {name: wrong, namespace: flux-system},
   spec: {interval: 5m, prune: true, sourceRef: {kind: GitRepository, name: flux-system}, suspended: true}}`
-	_, err = command(t.Context(), binary(t, "kubectl"), []byte(wrong), "--kubeconfig", c.Kubeconfig(), "apply", "--server-side", "-f", "-")
+	_, err := c.Kubectl(t.Context(), wrong, "apply", "--server-side", "-f", "-")
 	if err == nil || !strings.Contains(err.Error(), ".spec.suspended: field not declared in schema") {
 		t.Errorf("a field that Flux has not: %v", err)
 	}

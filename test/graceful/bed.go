@@ -1,13 +1,11 @@
 package graceful
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -118,17 +116,6 @@ func (b *bed) overlay(name string) (dir string, err error) {
 		}
 	}
 	return dir, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte("resources: [overlay]\ncomponents: [sqlite]\n"), 0o600)
-}
-
-// kubectl runs kubectl as an administrator and returns what it prints.
-func (b *bed) kubectl(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(b.Binaries(), "kubectl"), append([]string{"--kubeconfig", b.Kubeconfig()}, args...)...)
-	var out, complaint bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaint
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("kubectl %s: %w: %s%s", strings.Join(args, " "), err, complaint.String(), out.String())
-	}
-	return out.String(), nil
 }
 
 func (b *bed) say(format string, args ...any) { fmt.Fprintf(b.opts.Progress, format+"\n", args...) }

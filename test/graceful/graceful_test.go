@@ -91,7 +91,7 @@ func (b *bed) tell(t *testing.T) {
 		{"logs", "-n", namespace, "-l", "app=" + web, "--tail=30", "--prefix"},
 		{"get", "events", "-n", namespace},
 	} {
-		out, err := b.kubectl(ctx, args...)
+		out, err := b.Kubectl(ctx, "", args...)
 		t.Logf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }

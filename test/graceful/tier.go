@@ -189,7 +189,7 @@ func (b *bed) render(ctx context.Context, v Variant) (*tier, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := b.kubectl(ctx, "kustomize", dir)
+	text, err := b.Kubectl(ctx, "", "kustomize", dir)
 	if err != nil {
 		return nil, err
 	}

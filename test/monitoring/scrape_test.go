@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/testcluster"
 )
 
 // deadline is how long a test waits, however loaded the machine is.
@@ -35,15 +36,7 @@ const scraper = "tidegauge-scraper"
 
 // TestScrape scrapes a real adapter with the rights and the token of deploy/monitoring.
 func TestScrape(t *testing.T) {
-	cluster, err := env.Start(t.Context(), env.Options{Nodes: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := cluster.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	cluster := testcluster.Start(t, env.Options{Nodes: 1})
 	if err := cluster.Apply(t.Context(), read(t, "deploy", "monitoring", "rbac.yaml")); err != nil {
 		t.Fatal(err)
 	}

@@ -207,7 +207,7 @@ func (s *squeeze) check(t *testing.T) {
 	if last := status.LastTerminationState.Terminated; status.RestartCount != 1 || last.Reason != "Error" || last.ExitCode != 1 {
 		t.Errorf("%s was restarted %d times, and ended with %+v", s.pod.Name, status.RestartCount, last)
 	}
-	log, err := s.kubectl(t.Context(), "logs", "-n", namespace, s.pod.Name, "--previous", "--tail=1")
+	log, err := s.Kubectl(t.Context(), "", "logs", "-n", namespace, s.pod.Name, "--previous", "--tail=1")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -104,7 +103,7 @@ func sharedBed(t *testing.T) *bed {
 }
 
 func startBed(ctx context.Context) (*bed, error) {
-	cluster, err := env.Start(ctx, env.Options{Nodes: 1, RealNode: true})
+	cluster, err := env.Start(ctx, env.Options{Nodes: 1, RealNode: true, Bare: true})
 	if err != nil {
 		return nil, err
 	}
@@ -126,15 +125,9 @@ func (b *bed) stop() error {
 	return err
 }
 
-// prepare takes away what the test bed installs, starts the backends, and installs the chart.
+// prepare starts the backends, and installs the chart.
 func (b *bed) prepare(ctx context.Context) error {
 	root, err := env.Root()
-	if err != nil {
-		return err
-	}
-	deploy := filepath.Join(root, "deploy")
-	_, err = b.kubectl(ctx, "delete", "--ignore-not-found", "--cascade=foreground",
-		"-f", filepath.Join(deploy, "base"), "-f", filepath.Join(deploy, "crds"), "-f", filepath.Join(deploy, "policies"))
 	if err != nil {
 		return err
 	}
@@ -202,31 +195,16 @@ func (b *bed) tell(t *testing.T) {
 		{"logs", "-n", namespace, "-l", "app.kubernetes.io/name=tidegauge", "--tail=30", "--prefix"},
 		{"get", "events", "-n", namespace},
 	} {
-		out, err := b.kubectl(ctx, args...)
+		out, err := b.Kubectl(ctx, "", args...)
 		t.Logf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-}
-
-// kubectl runs kubectl as an administrator and returns what it prints.
-func (b *bed) kubectl(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(b.Binaries(), "kubectl"), append([]string{"--kubeconfig", b.Kubeconfig()}, args...)...)
-	return output(cmd)
 }
 
 // helm runs Helm in the release's namespace and returns what it prints.
 func (b *bed) helm(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(b.Binaries(), "helm"), append(args, "--namespace", namespace)...)
 	cmd.Env = []string{"HOME=" + b.home, "PATH=" + os.Getenv("PATH"), "KUBECONFIG=" + b.Kubeconfig()}
-	return output(cmd)
-}
-
-func output(cmd *exec.Cmd) (string, error) {
-	var out, complaint bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaint
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s: %w: %s%s", strings.Join(cmd.Args, " "), err, complaint.String(), out.String())
-	}
-	return out.String(), nil
+	return env.Output(cmd)
 }
 
 // eventually waits until a condition holds.

@@ -131,7 +131,7 @@ func (b *bed) install(ctx context.Context) error {
 		return err
 	}
 	if _, err := b.helm(ctx, "install", release, chartDir(root), "--values", b.values(), "--wait", "--timeout", deadline.String()); err != nil {
-		pods, told := b.kubectl(ctx, "describe", "pods", "-n", namespace)
+		pods, told := b.Kubectl(ctx, "", "describe", "pods", "-n", namespace)
 		return fmt.Errorf("%w\n%s", errors.Join(err, told), pods)
 	}
 	return b.Apply(ctx, []byte(metrics))

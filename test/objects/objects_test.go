@@ -19,34 +19,21 @@ import (
 
 	"github.com/tidegauge/tidegauge/pkg/objects"
 	"github.com/tidegauge/tidegauge/test/env"
+	"github.com/tidegauge/tidegauge/test/testcluster"
+	"github.com/tidegauge/tidegauge/test/until"
 )
 
 // patience is how long a test waits for what must come.
 const patience = 2 * time.Minute
 
 var (
-	cluster *env.Cluster
+	bed = testcluster.Shared{Options: env.Options{Nodes: 1}}
 
 	pods   = schema.GroupResource{Resource: "pods"}
 	squids = schema.GroupResource{Group: "sea.example.com", Resource: "squids"}
 )
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) (code int) {
-	var err error
-	if cluster, err = env.Start(context.Background(), env.Options{Nodes: 1}); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer func() {
-		if err := cluster.Stop(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}()
-	return m.Run()
-}
+func TestMain(m *testing.M) { os.Exit(bed.Run(m)) }
 
 // open makes a mapper and a store that runs until the test ends.
 func open(t *testing.T, config *rest.Config) (*objects.Mapper, *objects.Store) {
@@ -76,7 +63,7 @@ func account(t *testing.T, name, rules string) *rest.Config {
 	apply(t, `{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: `+name+`},
 		roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: `+name+`},
 		subjects: [{kind: ServiceAccount, namespace: default, name: `+name+`}]}`)
-	config, err := cluster.ServiceAccountConfig(t.Context(), "default", name)
+	config, err := bed.Cluster(t).ServiceAccountConfig(t.Context(), "default", name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +77,7 @@ func grant(t *testing.T, name, rules string) {
 
 func apply(t *testing.T, object string) {
 	t.Helper()
-	if err := cluster.Apply(t.Context(), []byte(object)); err != nil {
+	if err := bed.Cluster(t).Apply(t.Context(), []byte(object)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -110,21 +97,18 @@ func names(t *testing.T, s *objects.Store, r schema.GroupResource, namespace str
 // eventually waits until what it is given says what it should.
 func eventually(t *testing.T, want string, say func() string) {
 	t.Helper()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	var got string
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-tick.C {
-		if got = say(); got == want {
-			return
+	until.Holds(t, "it says what it should", patience, func(context.Context) error {
+		if got := say(); got != want {
+			return fmt.Errorf("got %s, want %s", got, want)
 		}
-	}
-	t.Errorf("got  %s\nwant %s", got, want)
+		return nil
+	})
 }
 
 // TestResourceComesAndGoes installs a CRD beside a mapper and a store that run.
 func TestResourceComesAndGoes(t *testing.T) {
 	t.Parallel()
-	m, s := open(t, cluster.Config())
+	m, s := open(t, bed.Cluster(t).Config())
 	normalized := func() string {
 		if err := m.Learn(t.Context()); err != nil {
 			return err.Error()
@@ -151,7 +135,7 @@ func TestResourceComesAndGoes(t *testing.T) {
 	eventually(t, "[ten]", func() string { return names(t, s, squids, "default") })
 
 	crds := schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
-	if err := cluster.Dynamic().Resource(crds).Delete(t.Context(), "squids.sea.example.com", metav1.DeleteOptions{}); err != nil {
+	if err := bed.Cluster(t).Dynamic().Resource(crds).Delete(t.Context(), "squids.sea.example.com", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "unknown", normalized)
@@ -187,7 +171,7 @@ func TestPodsThatEndedAreLeftOut(t *testing.T) {
 			spec: {schedulerName: nobody, containers: [{name: app, image: app}]}}`)
 	}
 	end := func(name, phase string) {
-		_, err := cluster.Client().CoreV1().Pods("default").Patch(t.Context(), name, types.MergePatchType,
+		_, err := bed.Cluster(t).Client().CoreV1().Pods("default").Patch(t.Context(), name, types.MergePatchType,
 			[]byte(`{"status": {"phase": "`+phase+`"}}`), metav1.PatchOptions{}, "status")
 		if err != nil {
 			t.Fatal(err)
@@ -208,7 +192,7 @@ func TestPodsThatEndedAreLeftOut(t *testing.T) {
 		t.Errorf("%d pods, want 2", n)
 	}
 	for _, name := range []string{"before", "during", "running", "after"} {
-		if err := cluster.Client().CoreV1().Pods("default").Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+		if err := bed.Cluster(t).Client().CoreV1().Pods("default").Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
 			t.Error(err)
 		}
 	}

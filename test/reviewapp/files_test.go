@@ -1,11 +1,7 @@
 package reviewapp
 
 import (
-	"bytes"
 	"maps"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -31,22 +27,11 @@ func kustomize(t *testing.T, name string) []*unstructured.Unstructured {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := os.Getenv(env.BinVariable)
-	if dir == "" {
-		root, err := env.Root()
-		if err != nil {
-			t.Fatal(err)
-		}
-		dir = filepath.Join(root, ".bin")
-	}
-	var complaint bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "kubectl"), "kustomize", at)
-	cmd.Stderr = &complaint
-	out, err := cmd.Output()
+	out, err := env.Run(t.Context(), "", "kubectl", "kustomize", at)
 	if err != nil {
-		t.Fatalf("%v: %s", err, complaint.String())
+		t.Fatal(err)
 	}
-	objects, err := env.ParseObjects(out)
+	objects, err := env.ParseObjects([]byte(out))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -159,19 +158,9 @@ func (b *testbed) installGateway(ctx context.Context) error {
 		return err
 	}
 	return until.Within(ctx, deadline, func(ctx context.Context) error {
-		return b.kubectl(ctx, "apply", "--server-side", "-k", folder)
+		_, err := b.cluster.Kubectl(ctx, "", "apply", "--server-side", "-k", folder)
+		return err
 	})
-}
-
-// kubectl is an administrator's.
-func (b *testbed) kubectl(ctx context.Context, args ...string) error {
-	args = append([]string{"--kubeconfig", b.cluster.Kubeconfig(), "--cache-dir", filepath.Join(b.dir, "kubectl")}, args...)
-	cmd := exec.CommandContext(ctx, filepath.Join(b.cluster.Binaries(), "kubectl"), args...)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, out)
-	}
-	return nil
 }
 
 // prepare makes the environment that the program is called in.
@@ -283,7 +272,7 @@ func (b *testbed) create(t *testing.T, number string) string {
 	t.Helper()
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())
-		if err := b.kubectl(ctx, "delete", "namespace", "web-pr-"+number, "--ignore-not-found", "--wait=false"); err != nil {
+		if _, err := b.cluster.Kubectl(ctx, "", "delete", "namespace", "web-pr-"+number, "--ignore-not-found", "--wait=false"); err != nil {
 			t.Error(err)
 		}
 	})

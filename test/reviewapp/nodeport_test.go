@@ -279,6 +279,7 @@ func TestNodePortGatewayApplies(t *testing.T) {
 	}
 	// The other tests' entry point stays.
 	eventually(t, "the API server takes it", func(ctx context.Context) error {
-		return b.kubectl(ctx, "apply", "--server-side", "--dry-run=server", "-k", folder)
+		_, err := b.cluster.Kubectl(ctx, "", "apply", "--server-side", "--dry-run=server", "-k", folder)
+		return err
 	})
 }

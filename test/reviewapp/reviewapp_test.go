@@ -313,7 +313,7 @@ func (b *testbed) wantRights(t *testing.T) {
 	kubeconfig := "--kubeconfig=" + filepath.Join(b.dir, "kubeconfig")
 	// The API server takes a policy up some time after it was made.
 	eventually(t, "the policy is in force", func(ctx context.Context) error {
-		if err := b.kubectl(ctx, kubeconfig, "create", "namespace", "other", "--dry-run=server"); err == nil {
+		if _, err := b.cluster.Kubectl(ctx, "", kubeconfig, "create", "namespace", "other", "--dry-run=server"); err == nil {
 			return errors.New("it lets a namespace of another name through")
 		}
 		return nil
@@ -326,13 +326,13 @@ func (b *testbed) wantRights(t *testing.T) {
 		{"create", "configmap", "a", "-n", "default"},
 		{"create", "secret", "generic", "a", "-n", "kube-system"},
 	} {
-		err := b.kubectl(t.Context(), append([]string{kubeconfig}, args...)...)
+		_, err := b.cluster.Kubectl(t.Context(), "", append([]string{kubeconfig}, args...)...)
 		if err == nil || !strings.Contains(err.Error(), "the group review-app may write") {
 			t.Errorf("kubectl %s: %v, want that the policy refuses it", strings.Join(args, " "), err)
 		}
 	}
 	for _, args := range [][]string{{"get", "secrets", "-A"}, {"get", "pods", "-A"}, {"delete", "deployment", "web", "-n", "web-pr-301"}} {
-		if err := b.kubectl(t.Context(), append([]string{kubeconfig}, args...)...); err == nil || !strings.Contains(err.Error(), "forbidden") {
+		if _, err := b.cluster.Kubectl(t.Context(), "", append([]string{kubeconfig}, args...)...); err == nil || !strings.Contains(err.Error(), "forbidden") {
 			t.Errorf("kubectl %s: %v, want forbidden", strings.Join(args, " "), err)
 		}
 	}

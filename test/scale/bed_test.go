@@ -18,6 +18,7 @@ import (
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/fakeaws"
 	"github.com/tidegauge/tidegauge/test/promproxy"
+	"github.com/tidegauge/tidegauge/test/testcluster"
 	"github.com/tidegauge/tidegauge/test/until"
 )
 
@@ -38,19 +39,7 @@ const (
 // startCluster starts a control plane with so many simulated nodes for one test.
 func startCluster(t *testing.T, nodes int) *env.Cluster {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("it starts a control plane")
-	}
-	cluster, err := env.Start(t.Context(), env.Options{Nodes: nodes, HPASync: hpaSync})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := cluster.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	return cluster
+	return testcluster.Start(t, env.Options{Nodes: nodes, HPASync: hpaSync})
 }
 
 // bed is a cluster with an adapter between its HPAs and what plays their metrics.

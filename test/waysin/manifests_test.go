@@ -2,10 +2,8 @@ package waysin
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -39,20 +37,6 @@ func files(t *testing.T) []string {
 	return all
 }
 
-// kubectl runs it as an administrator, or without a cluster.
-func kubectl(t *testing.T, args ...string) (string, error) {
-	t.Helper()
-	dir := os.Getenv(env.BinVariable)
-	if dir == "" {
-		dir = repo.Path(t, ".bin")
-	}
-	out, err := exec.CommandContext(t.Context(), filepath.Join(dir, "kubectl"), args...).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, out)
-	}
-	return string(out), nil
-}
-
 // TestManifestsApply gives every file to the API server, which knows the kinds of the Gateway
 // API and, as far as they are used, of the AWS Load Balancer Controller. kubectl has it refuse
 // fields that a kind has not.
@@ -67,9 +51,8 @@ func TestManifestsApply(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	as := []string{"--kubeconfig", bed.cluster.Kubeconfig(), "--cache-dir", filepath.Join(bed.dir, "kubectl")}
 	apply := func(what ...string) error {
-		_, err := kubectl(t, slices.Concat(as, []string{"apply", "--server-side"}, what)...)
+		_, err := bed.cluster.Kubectl(t.Context(), "", append([]string{"apply", "--server-side"}, what...)...)
 		return err
 	}
 	if err := apply("-k", repo.Path(t, demo)); err != nil {
@@ -77,8 +60,7 @@ func TestManifestsApply(t *testing.T) {
 	}
 	t.Cleanup(func() {
 		for _, ns := range []string{"orders", "books", "gateways"} {
-			_, err := exec.CommandContext(context.WithoutCancel(t.Context()), filepath.Join(bed.cluster.Binaries(), "kubectl"),
-				append(slices.Clone(as), "delete", "namespace", ns, "--wait=false")...).CombinedOutput()
+			_, err := bed.cluster.Kubectl(context.WithoutCancel(t.Context()), "", "delete", "namespace", ns, "--wait=false")
 			if err != nil {
 				t.Errorf("namespace %s: %v", ns, err)
 			}
@@ -128,7 +110,7 @@ func (o object) name() string { return o.Kind + " " + o.Metadata.Namespace + "/"
 // manifests are the objects of a file and of the application.
 func manifests(t *testing.T, file string) (own, all []*unstructured.Unstructured) {
 	t.Helper()
-	text, err := kubectl(t, "kustomize", repo.Path(t, demo))
+	text, err := env.Run(t.Context(), "", "kubectl", "kustomize", repo.Path(t, demo))
 	if err != nil {
 		t.Fatal(err)
 	}
