@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tidegauge/tidegauge/test/bench"
+	"github.com/tidegauge/tidegauge/test/cmd/internal/output"
 	"github.com/tidegauge/tidegauge/test/env"
 )
 
@@ -35,7 +36,6 @@ func main() {
 
 func newCommand() *cobra.Command {
 	o := bench.Options{Out: os.Stdout, Progress: os.Stderr, Peer: os.Getenv(bench.PeerVariable)}
-	output := "table"
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure the adapter on a real control plane",
@@ -50,13 +50,6 @@ too. Without it the table has figures that were recorded once.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			switch output {
-			case "table":
-			case "json":
-				o.JSON = true
-			default:
-				return fmt.Errorf("--output: %q is neither table nor json", output)
-			}
 			if !cmd.Flags().Changed("results") {
 				root, err := env.Root()
 				if err != nil {
@@ -68,7 +61,7 @@ too. Without it the table has figures that were recorded once.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&output, "output", "o", output, "table or json")
+	flags.VarP((*output.JSON)(&o.JSON), "output", "o", "table or json")
 	flags.StringVar(&o.Results, "results", resultsFile, "a file for the results as JSON, by default in the repository; '' for none")
 	flags.StringVar(&o.Profiles, "profiles", "", "a folder for CPU profiles of the adapter and the floor while they are read; none by default")
 	flags.StringSliceVar(&o.Only, "only", nil, "what to measure, of "+strings.Join(bench.Names(), ", ")+"; everything by default")

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
 
+	"github.com/tidegauge/tidegauge/test/cmd/internal/output"
 	"github.com/tidegauge/tidegauge/test/env"
 	"github.com/tidegauge/tidegauge/test/graceful"
 )
@@ -39,7 +40,6 @@ func run() int {
 func newCommand() *cobra.Command {
 	o := graceful.Defaults()
 	o.Out, o.Progress = os.Stdout, os.Stderr
-	output := "table"
 	cmd := &cobra.Command{
 		Use:   "graceful",
 		Short: "Measure what a graceful stop is worth",
@@ -51,19 +51,10 @@ itself and leaves nothing running.`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			switch output {
-			case "table":
-			case "json":
-				o.JSON = true
-			default:
-				return fmt.Errorf("--output: %q is neither table nor json", output)
-			}
-			return graceful.Run(cmd.Context(), o)
-		},
+		RunE:          func(cmd *cobra.Command, _ []string) error { return graceful.Run(cmd.Context(), o) },
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&output, "output", "o", output, "table or json")
+	flags.VarP((*output.JSON)(&o.JSON), "output", "o", "table or json")
 	flags.IntVar(&o.Pods, "pods", o.Pods, "how many pods there are before each scale-in")
 	flags.IntVar(&o.Rounds, "rounds", o.Rounds, "how many scale-ins there are of each overlay")
 	flags.Float64Var(&o.Rate, "rate", o.Rate, "the load, in requests a second")

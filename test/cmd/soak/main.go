@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
 
+	"github.com/tidegauge/tidegauge/test/cmd/internal/output"
 	"github.com/tidegauge/tidegauge/test/soak"
 )
 
@@ -45,7 +46,6 @@ func run() int {
 
 func newCommand() *cobra.Command {
 	o := soak.Options{Out: os.Stdout, Progress: os.Stderr}
-	output := "table"
 	cmd := &cobra.Command{
 		Use:   "soak",
 		Short: "Run the adapter while faults come and go, and check what must hold",
@@ -59,13 +59,6 @@ The exit status is 1 if any of that is not so, or was not checked.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			switch output {
-			case "table":
-			case "json":
-				o.JSON = true
-			default:
-				return fmt.Errorf("--output: %q is neither table nor json", output)
-			}
 			if !cmd.Flags().Changed("seed") {
 				o.Seed = rand.Uint64N(1_000_000)
 			}
@@ -73,7 +66,7 @@ The exit status is 1 if any of that is not so, or was not checked.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&output, "output", "o", output, "table or json")
+	flags.VarP((*output.JSON)(&o.JSON), "output", "o", "table or json")
 	flags.DurationVar(&o.For, "for", soak.DefaultFor, "how long faults come and go")
 	flags.Uint64Var(&o.Seed, "seed", 0, "which faults come when; random by default")
 	flags.StringVar(&o.Adapter, "adapter", "", "the adapter's binary, such as one with the race detector (.bin/adapter by default)")
