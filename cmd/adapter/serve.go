@@ -286,7 +286,8 @@ func newServer(ctx context.Context, o *options, a *adapter) (*genericapiserver.G
 	config.GenericConfig.Authentication.Authenticator = credentialed{config.GenericConfig.Authentication.Authenticator}
 	config.GenericConfig.Authorization.Authorizer = authorizeAllFirst(config.GenericConfig.Authorization.Authorizer)
 	config.GenericConfig.BuildHandlerChainFunc = func(h http.Handler, c *genericapiserver.Config) http.Handler {
-		return genericapiserver.DefaultBuildHandlerChain(provider.RefuseBadMetricSelectors(provider.KeepLists(a.metrics, h)), c)
+		chain := genericapiserver.DefaultBuildHandlerChain(provider.RefuseBadMetricSelectors(provider.KeepLists(a.metrics, h)), c)
+		return goAway(ctx, chain)
 	}
 	server, err := o.base.Server()
 	if err != nil {
