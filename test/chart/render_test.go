@@ -372,6 +372,52 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestStrategyOfHostNetwork shows that pods that have ports of their node make room for the
+// next ones: there may be no node besides.
+func TestStrategyOfHostNetwork(t *testing.T) {
+	h := newHelm(t, "helm")
+	for set, want := range map[string]string{
+		"hostNetwork.enabled=false":                                  "map[rollingUpdate:map[maxSurge:1 maxUnavailable:0] type:RollingUpdate]",
+		"hostNetwork.enabled=true":                                   "map[rollingUpdate:map[maxSurge:0 maxUnavailable:1] type:RollingUpdate]",
+		"hostNetwork.enabled=true,strategy.rollingUpdate.maxSurge=2": "map[rollingUpdate:map[maxSurge:2 maxUnavailable:0] type:RollingUpdate]",
+		"hostNetwork.enabled=true,strategy.type=Recreate":            "map[type:Recreate]",
+	} {
+		got, _, _ := unstructured.NestedMap(h.template(t, "--set", set).deployment(t).Object, "spec", "strategy")
+		if fmt.Sprint(got) != want {
+			t.Errorf("with %s the strategy is %v, want %s", set, got, want)
+		}
+	}
+}
+
+// TestNetworkPolicyOfPrometheus shows that the ports of Prometheus' Service and of its pods
+// are both open, and neither if there is none.
+func TestNetworkPolicyOfPrometheus(t *testing.T) {
+	h := newHelm(t, "helm")
+	for set, want := range map[string]bool{"prometheus.url=http://p.m.svc,prometheus.port=80": true, "prometheus.url=": false} {
+		all := h.template(t, "--set", "networkPolicy.enabled=true,apiServices.custom=false,"+set)
+		egress, _, err := unstructured.NestedSlice(all.get(t, "NetworkPolicy", release).Object, "spec", "egress")
+		if err != nil || len(egress) < 2 {
+			t.Fatalf("the NetworkPolicy lets out %v (%v)", egress, err)
+		}
+		for _, port := range []string{"port:80]", "port:9090]"} {
+			if got := strings.Contains(fmt.Sprint(egress[1]), port); got != want {
+				t.Errorf("with %s, %s among %v: %v, want %v", set, port, egress[1], got, want)
+			}
+		}
+	}
+}
+
+// TestAuthorityKeepsItsKey shows that cert-manager renews the authority with the same key:
+// it does not issue anew what the old key signed.
+func TestAuthorityKeepsItsKey(t *testing.T) {
+	all := newHelm(t, "helm").template(t, "--set", "certManager.enabled=true")
+	for name, want := range map[string]string{release + "-ca": "Never", release: "Always"} {
+		if got := nested(all.get(t, "Certificate", name), "spec", "privateKey", "rotationPolicy"); got != want {
+			t.Errorf("the rotationPolicy of %s is %q, want %s", name, got, want)
+		}
+	}
+}
+
 // TestPort shows that the adapter, its container and the NetworkPolicy have the same port,
 // however it is given.
 func TestPort(t *testing.T) {

@@ -69,3 +69,14 @@ podAntiAffinity:
       {{- include "tidegauge.selectorLabels" $ | nindent 6 }}
 {{- end }}
 {{- end -}}
+
+{{/* How the Deployment goes from one version to the next. */}}
+{{- define "tidegauge.strategy" -}}
+{{- $strategy := .Values.strategy -}}
+{{- if eq $strategy.type "Recreate" -}}
+{{- $strategy = dict "type" "Recreate" -}}
+{{- else if and .Values.hostNetwork.enabled (eq (toJson $strategy.rollingUpdate) `{"maxSurge":1,"maxUnavailable":0}`) -}}
+{{- $strategy = dict "type" $strategy.type "rollingUpdate" (dict "maxSurge" 0 "maxUnavailable" 1) -}}
+{{- end -}}
+{{- toYaml $strategy -}}
+{{- end -}}

@@ -60,7 +60,10 @@ leave out the address mean the one that it has by default.
 {{- end }}
 {{- end -}}
 
-{{/* The ports of all Prometheus servers that the values name, as a list in JSON. */}}
+{{/*
+The ports of all Prometheus servers that the values name, as a list in JSON, and the one that
+Prometheus' pods have: a NetworkPolicy sees that, whatever the Service before them has.
+*/}}
 {{- define "tidegauge.prometheusPorts" -}}
 {{- $urls := list -}}
 {{- with include "tidegauge.prometheusURL" . }}{{ $urls = append $urls . }}{{ end -}}
@@ -71,5 +74,6 @@ leave out the address mean the one that it has by default.
 {{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) -}}
 {{- $ports = append $ports (default (ternary 80 443 (eq $url.scheme "http")) (atoi $port)) -}}
 {{- end -}}
+{{- if $ports }}{{ $ports = append $ports 9090 }}{{ end -}}
 {{- $ports | uniq | toJson -}}
 {{- end -}}
