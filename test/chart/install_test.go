@@ -205,6 +205,81 @@ func TestCertificateStays(t *testing.T) {
 	}
 }
 
+// TestCertificateIsSignedAnew shows that the chart does not keep a certificate that was given
+// or is for other days, and that the API server takes the old one until pods have read the
+// new one: up to the next upgrade.
+func TestCertificateIsSignedAnew(t *testing.T) {
+	c := bed.Cluster(t)
+	for _, name := range helmNames {
+		t.Run(name, func(t *testing.T) {
+			h := newHelm(t, name).on(c)
+			given := newAuthority(t)
+			installed(t, h, given.issue(t).values(t)...)
+			first := certificateOf(t, c)
+			for _, days := range []string{"5000", "4000"} {
+				h.run(t, "upgrade", release, chartDir(t), "--set", "tls.selfSignedDays="+days)
+				second := certificateOf(t, c)
+				second.verify(t)
+				if bytes.Equal(second.secret["tls.crt"], first.secret["tls.crt"]) {
+					t.Errorf("signed for %s days, the certificate is the one before", days)
+				}
+				want := slices.Concat(second.secret["ca.crt"], first.secret["ca.crt"])
+				for api, bundle := range second.bundles {
+					if !bytes.Equal(bundle, want) {
+						t.Errorf("signed for %s days, the caBundle of %s is\n%s, want the new authority and the one before:\n%s", days, api, bundle, want)
+					}
+				}
+				first = second
+			}
+			h.run(t, "upgrade", release, chartDir(t))
+			last := certificateOf(t, c)
+			if diff := cmp.Diff(first.secret, last.secret); diff != "" {
+				t.Errorf("another upgrade changes the certificate (-before +after):\n%s", diff)
+			}
+			for api, bundle := range last.bundles {
+				if !bytes.Equal(bundle, last.secret["ca.crt"]) {
+					t.Errorf("the caBundle of %s is\n%s, want the present authority only", api, bundle)
+				}
+			}
+		})
+	}
+}
+
+// TestOwnObjectsAreNotTaken shows that an upgrade that names the release's own Secret or
+// ConfigMap as one that is there already is refused, as Helm would delete it, and that it
+// works once it is kept.
+func TestOwnObjectsAreNotTaken(t *testing.T) {
+	c := bed.Cluster(t)
+	for _, name := range helmNames {
+		for value, object := range map[string]string{
+			"tls.existingSecret=" + release + "-tls": "secret/" + release + "-tls",
+			"rules.existing=" + release:              "configmap/" + release,
+		} {
+			t.Run(name+"/"+value, func(t *testing.T) {
+				h := newHelm(t, name).on(c)
+				installed(t, h)
+				_, err := h.try(t, "upgrade", release, chartDir(t), "--set", value)
+				if err == nil || !strings.Contains(err.Error(), "is this release's own, and Helm would delete it now") {
+					t.Errorf("the upgrade ends with %v", err)
+				}
+				if _, err := c.Kubectl(t.Context(), "", "annotate", object, "-n", namespace, "helm.sh/resource-policy=keep"); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() {
+					if _, err := c.Kubectl(context.WithoutCancel(t.Context()), "", "delete", object, "-n", namespace); err != nil {
+						t.Error(err)
+					}
+				})
+				h.run(t, "upgrade", release, chartDir(t), "--set", value)
+				if _, err := c.Kubectl(t.Context(), "", "get", object, "-n", namespace); err != nil {
+					t.Error(err)
+				}
+				h.run(t, "upgrade", release, chartDir(t), "--set", value)
+			})
+		}
+	}
+}
+
 // installed is the release, which is uninstalled when the test ends.
 func installed(t *testing.T, h helm, args ...string) {
 	t.Helper()

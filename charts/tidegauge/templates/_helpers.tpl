@@ -151,3 +151,17 @@ container's port behind, and with it the Service and the NetworkPolicy.
 {{- define "tidegauge.flag" -}}
 {{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end -}}
 {{- end -}}
+
+{{/*
+Fails if an object that is to be there already is the one that the chart makes: Helm would
+delete it as one that the release has no more, and pods that start later would wait for it.
+*/}}
+{{- define "tidegauge.refuseOwn" -}}
+{{- $release := .root.Release -}}
+{{- $found := lookup "v1" .kind (include "tidegauge.namespace" .root) .name | default dict -}}
+{{- $annotations := dig "metadata" "annotations" dict $found | default dict -}}
+{{- $own := and (eq (get $annotations "meta.helm.sh/release-name") $release.Name) (eq (get $annotations "meta.helm.sh/release-namespace") $release.Namespace) -}}
+{{- if and $own (ne (get $annotations "helm.sh/resource-policy") "keep") -}}
+{{- fail (printf "%s: the %s %s/%s is this release's own, and Helm would delete it now. Name a copy of it, or keep it by `kubectl annotate %s --namespace %s %s helm.sh/resource-policy=keep` first" .value .kind (include "tidegauge.namespace" .root) .name (lower .kind) (include "tidegauge.namespace" .root) .name) -}}
+{{- end -}}
+{{- end -}}

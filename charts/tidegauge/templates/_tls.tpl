@@ -15,31 +15,47 @@ or the chart signs it.
 
 {{/* The Secret with the adapter's certificate. */}}
 {{- define "tidegauge.tlsSecret" -}}
-{{- default (printf "%s-tls" (include "tidegauge.fullname" .)) .Values.tls.existingSecret -}}
+{{- default (include "tidegauge.ownTLSSecret" .) .Values.tls.existingSecret -}}
 {{- end -}}
 
-{{/* Its data, if it is there and Helm can ask the cluster, as JSON. */}}
+{{/* The one that the chart makes. */}}
+{{- define "tidegauge.ownTLSSecret" -}}
+{{- include "tidegauge.fullname" . }}-tls
+{{- end -}}
+
+{{/* That Secret, if it is there and Helm can ask the cluster, as JSON. */}}
 {{- define "tidegauge.tlsFound" -}}
-{{- $secret := lookup "v1" "Secret" (include "tidegauge.namespace" .) (include "tidegauge.tlsSecret" .) | default dict -}}
-{{- $secret.data | default dict | toJson -}}
+{{- lookup "v1" "Secret" (include "tidegauge.namespace" .) (include "tidegauge.tlsSecret" .) | default dict | toJson -}}
+{{- end -}}
+
+{{/* What a certificate that the chart signs is for: one that was signed for this stays. */}}
+{{- define "tidegauge.signedFor" -}}
+{{- include "tidegauge.host" . }} for {{ int .Values.tls.selfSignedDays }} days
 {{- end -}}
 
 {{/*
 The certificate that the chart signs, as JSON: ca.crt, tls.crt and tls.key as in the
-Secret. What was signed before stays. It is made once, as several templates need the
-same; the authority's key is kept nowhere.
+Secret, and `bundle`, the authorities that the API server is to take: the one before as
+well if there is a new one, as pods have the old certificate for a minute more. It is made
+once, as several templates need the same; the authority's key is kept nowhere.
 */}}
 {{- define "tidegauge.selfSigned" -}}
 {{- if not .Values.selfSigned -}}
-{{- $data := include "tidegauge.tlsFound" . | fromJson -}}
-{{- if not (and (get $data "ca.crt") (get $data "tls.crt") (get $data "tls.key")) -}}
+{{- $found := include "tidegauge.tlsFound" . | fromJson -}}
+{{- $data := get $found "data" | default dict -}}
+{{- $was := get $data "ca.crt" | default "" -}}
+{{- $for := dig "metadata" "annotations" "tidegauge.dev/signed-for" "" $found -}}
+{{- $complete := and $was (get $data "tls.crt") (get $data "tls.key") -}}
+{{- $bundle := $was -}}
+{{- if not (and $complete (eq $for (include "tidegauge.signedFor" .))) -}}
 {{- $days := int .Values.tls.selfSignedDays -}}
 {{- $host := include "tidegauge.host" . -}}
 {{- $ca := genCAWithKey (printf "%s-ca" (include "tidegauge.fullname" .)) $days (genPrivateKey "ecdsa") -}}
 {{- $certificate := genSignedCertWithKey $host nil (list $host (trimSuffix ".svc" $host) (printf "%s.cluster.local" $host)) $days $ca (genPrivateKey "ecdsa") -}}
+{{- $bundle = b64enc (printf "%s%s" $ca.Cert (ternary (b64dec $was) "" (contains "BEGIN CERTIFICATE" (b64dec $was)))) -}}
 {{- $data = dict "ca.crt" (b64enc $ca.Cert) "tls.crt" (b64enc $certificate.Cert) "tls.key" (b64enc $certificate.Key) -}}
 {{- end -}}
-{{- $_ := set .Values "selfSigned" $data -}}
+{{- $_ := set .Values "selfSigned" (set (pick $data "ca.crt" "tls.crt" "tls.key") "bundle" $bundle) -}}
 {{- end -}}
 {{- .Values.selfSigned | toJson -}}
 {{- end -}}
@@ -56,9 +72,9 @@ same; the authority's key is kept nowhere.
 {{- else if include "tidegauge.givenCA" . -}}
 {{- include "tidegauge.givenCA" . -}}
 {{- else if eq $from "chart" -}}
-{{- get (include "tidegauge.selfSigned" . | fromJson) "ca.crt" -}}
+{{- get (include "tidegauge.selfSigned" . | fromJson) "bundle" -}}
 {{- else if eq $from "tls.existingSecret" -}}
-{{- $found := get (include "tidegauge.tlsFound" . | fromJson) "ca.crt" -}}
+{{- $found := dig "data" "ca.crt" "" (include "tidegauge.tlsFound" . | fromJson) -}}
 {{- required (printf "tls.ca: give the authority of the certificate as PEM, as Helm finds no ca.crt in the Secret %s/%s" (include "tidegauge.namespace" .) .Values.tls.existingSecret) $found -}}
 {{- else -}}
 {{- fail "tls.ca: give the authority of tls.certificate as PEM" -}}
