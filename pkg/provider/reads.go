@@ -34,11 +34,12 @@ type servedAPI int
 const (
 	customAPI servedAPI = iota
 	externalAPI
+	resourceAPI
 
 	apis
 )
 
-var apiLabels = [apis]string{customAPI: "custom", externalAPI: "external"}
+var apiLabels = [apis]string{customAPI: "custom", externalAPI: "external", resourceAPI: "resource"}
 
 // keptOf are the counters of the answers of one API.
 type keptOf struct {

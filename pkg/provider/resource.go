@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +44,8 @@ type ResourcePlanner interface {
 
 // ResourceObjects knows the pods and nodes, as *objects.Store does.
 type ResourceObjects interface {
+	// Version is another one whenever List may give other objects, and 0 says nothing.
+	Version(ctx context.Context, r schema.GroupResource, namespace string) (uint64, error)
 	List(ctx context.Context, r schema.GroupResource, namespace string, selector labels.Selector) ([]objects.Object, error)
 	Get(ctx context.Context, r schema.GroupResource, namespace, name string) (objects.Object, bool, error)
 }
@@ -77,12 +78,16 @@ type Resource struct {
 	planner ResourcePlanner
 	objects ResourceObjects
 	reads   *Reads
+	kept    *kept[usageKey, usages]
 }
 
 // NewResource makes a provider of the catalog's resourceRules, whose reads are counted
 // unless nobody is given to count them.
 func NewResource(c ResourceCatalog, p ResourcePlanner, o ResourceObjects, reads *Reads) *Resource {
-	return &Resource{catalog: c, planner: p, objects: o, reads: reads}
+	return &Resource{
+		catalog: c, planner: p, objects: o, reads: reads,
+		kept: newKept[usageKey, usages](func() { reads.evicted(resourceAPI) }),
+	}
 }
 
 const (
@@ -112,6 +117,9 @@ type asked struct {
 	name  string
 	rules *rules.CompiledResource
 }
+
+// everywhere says that the objects may be of several namespaces.
+func (a asked) everywhere() bool { return a.resource == podResource && a.namespace == "" }
 
 func (a asked) String() string {
 	text := "usage of " + a.resource.Resource
@@ -169,10 +177,12 @@ func (p *Resource) readOne(ctx context.Context, a asked) (usage, error) {
 	if !ok {
 		return usage{}, a.notFound(errors.New("there is none of that name, or it has ended"))
 	}
-	found, left, err := p.usages(ctx, a, []objects.Object{object})
-	switch {
-	case err != nil:
+	r, err := p.read(ctx, a, newChosen([]objects.Object{object}))
+	if err != nil {
 		return usage{}, failedMetric(a.String(), err)
+	}
+	found, left := r.usages(ctx, a, []objects.Object{object})
+	switch {
 	case errors.Is(left, errNoUsage):
 		return usage{}, noData(a.notFound(left))
 	case left != nil:
@@ -181,8 +191,9 @@ func (p *Resource) readOne(ctx context.Context, a asked) (usage, error) {
 	return found[0], nil
 }
 
-// several are the usages of the objects that the selector matches and the filter keeps,
-// sorted by namespace and name. Its error is the API's.
+// several are the usages of the objects that the selector matches and the filter keeps, if
+// there is one, sorted by namespace and name. They must not be written to. Its error is the
+// API's.
 func (p *Resource) several(ctx context.Context, a asked, selector labels.Selector, keep func(objects.Object) bool) ([]usage, error) {
 	began := time.Now()
 	found, err := p.readSeveral(ctx, a, selector, keep)
@@ -195,21 +206,7 @@ func (p *Resource) readSeveral(ctx context.Context, a asked, selector labels.Sel
 	if err != nil {
 		return nil, err
 	}
-	selected, err := p.objects.List(ctx, a.resource, a.namespace, selector)
-	if err != nil {
-		return nil, failedMetric(a.String(), err)
-	}
-	selected = slices.DeleteFunc(selected, func(o objects.Object) bool { return !keep(o) })
-	if len(selected) == 0 {
-		return nil, nil
-	}
-	slices.SortFunc(selected, func(a, b objects.Object) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-	})
-	found, left, err := p.usages(ctx, a, selected)
-	if err == nil && len(found) == 0 && left != nil && !errors.Is(left, errNoUsage) {
-		err = left // An HPA that gets nothing holds its replicas; this lets it say why.
-	}
+	found, err := p.keptOrMade(ctx, a, selector, keep)
 	if err != nil {
 		return nil, failedMetric(a.String(), err)
 	}
@@ -233,14 +230,44 @@ func (a asked) notFound(err error) *apierrors.StatusError {
 	return status(http.StatusNotFound, metav1.StatusReasonNotFound, "%s: %v", a, err)
 }
 
+// readings are what was read of both sides of usage.
+type readings struct{ cpu, memory plan.Reading }
+
+// read reads both at the same time.
+func (p *Resource) read(ctx context.Context, a asked, of chosen) (readings, error) {
+	var r readings
+	group, ctx := errgroup.WithContext(ctx)
+	for _, side := range []struct {
+		reading *plan.Reading
+		usage   *rules.CompiledUsage
+	}{{&r.cpu, a.rules.CPU}, {&r.memory, a.rules.Memory}} {
+		group.Go(func() (err error) {
+			*side.reading, err = p.readSide(ctx, a, side.usage, of)
+			return err
+		})
+	}
+	return r, group.Wait()
+}
+
+func (p *Resource) readSide(ctx context.Context, a asked, u *rules.CompiledUsage, of chosen) (plan.Reading, error) {
+	if a.everywhere() {
+		names := make([]types.NamespacedName, len(of.objects))
+		for i, o := range of.objects {
+			names[i] = types.NamespacedName{Namespace: o.Namespace, Name: o.Name}
+		}
+		return p.planner.ReadAll(ctx, plan.PodUsage(a.rules, u, ""), names)
+	}
+	subject := plan.NodeUsage(a.rules, u)
+	if a.resource == podResource {
+		subject = plan.PodUsage(a.rules, u, a.namespace)
+	}
+	return p.planner.Read(ctx, subject, of.names)
+}
+
 // usages are those of the objects that have one, in their order, and why others were left
 // out: something other than errNoUsage if there is a choice. Each object is left out
 // for itself, so that one container which restarts does not keep the others from scaling.
-func (p *Resource) usages(ctx context.Context, a asked, of []objects.Object) (found []usage, left, err error) {
-	r, err := p.read(ctx, a, of)
-	if err != nil {
-		return nil, nil, err
-	}
+func (r readings) usages(ctx context.Context, a asked, of []objects.Object) (found []usage, left error) {
 	found = make([]usage, 0, len(of))
 	for _, o := range of {
 		u, err := r.usage(o)
@@ -256,45 +283,7 @@ func (p *Resource) usages(ctx context.Context, a asked, of []objects.Object) (fo
 			left = err
 		}
 	}
-	return found, left, nil
-}
-
-// readings are what was read of both sides of usage.
-type readings struct{ cpu, memory plan.Reading }
-
-// read reads both at the same time.
-func (p *Resource) read(ctx context.Context, a asked, of []objects.Object) (readings, error) {
-	var r readings
-	group, ctx := errgroup.WithContext(ctx)
-	for _, side := range []struct {
-		reading *plan.Reading
-		usage   *rules.CompiledUsage
-	}{{&r.cpu, a.rules.CPU}, {&r.memory, a.rules.Memory}} {
-		group.Go(func() (err error) {
-			*side.reading, err = p.readSide(ctx, a, side.usage, of)
-			return err
-		})
-	}
-	return r, group.Wait()
-}
-
-func (p *Resource) readSide(ctx context.Context, a asked, u *rules.CompiledUsage, of []objects.Object) (plan.Reading, error) {
-	if a.resource == podResource && a.namespace == "" {
-		names := make([]types.NamespacedName, len(of))
-		for i, o := range of {
-			names[i] = types.NamespacedName{Namespace: o.Namespace, Name: o.Name}
-		}
-		return p.planner.ReadAll(ctx, plan.PodUsage(a.rules, u, ""), names)
-	}
-	subject := plan.NodeUsage(a.rules, u)
-	if a.resource == podResource {
-		subject = plan.PodUsage(a.rules, u, a.namespace)
-	}
-	names := make([]string, len(of))
-	for i, o := range of {
-		names[i] = o.Name
-	}
-	return p.planner.Read(ctx, subject, plan.NewNames(names...))
+	return found, left
 }
 
 // usage is that of one object. The error wraps errNoUsage if the backend has none, or

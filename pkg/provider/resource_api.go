@@ -159,7 +159,8 @@ func (s *nodeStorage) List(ctx context.Context, options *internalversion.ListOpt
 }
 
 func (p *Resource) list(ctx context.Context, of schema.GroupResource, options *internalversion.ListOptions) ([]usage, error) {
-	selector, keep := labels.Everything(), func(objects.Object) bool { return true }
+	selector := labels.Everything()
+	var keep func(objects.Object) bool
 	if options != nil && options.LabelSelector != nil {
 		selector = options.LabelSelector
 	}
@@ -171,6 +172,8 @@ func (p *Resource) list(ctx context.Context, of schema.GroupResource, options *i
 	return p.several(ctx, asked{resource: of, namespace: request.NamespaceValue(ctx)}, selector, keep)
 }
 
+// podMetrics shares nothing with u but what nobody writes to: the library may change what it
+// is given, and u is for the next reader too.
 func (u usage) podMetrics() metrics.PodMetrics {
 	m := metrics.PodMetrics{
 		ObjectMeta: u.meta(),
@@ -179,7 +182,7 @@ func (u usage) podMetrics() metrics.PodMetrics {
 		Containers: make([]metrics.ContainerMetrics, len(u.containers)),
 	}
 	for i, c := range u.containers {
-		m.Containers[i] = metrics.ContainerMetrics{Name: c.name, Usage: c.usage}
+		m.Containers[i] = metrics.ContainerMetrics{Name: c.name, Usage: maps.Clone(c.usage)}
 	}
 	return m
 }
@@ -189,7 +192,7 @@ func (u usage) nodeMetrics() metrics.NodeMetrics {
 		ObjectMeta: u.meta(),
 		Timestamp:  metav1.NewTime(u.time),
 		Window:     metav1.Duration{Duration: u.window},
-		Usage:      u.containers[0].usage,
+		Usage:      maps.Clone(u.containers[0].usage),
 	}
 }
 

@@ -49,10 +49,14 @@ type fakeResources struct {
 	cpuErr, memoryErr      error
 	cpuWindow, otherWindow time.Duration
 	containerLabel         string
+	// version is that of the objects, cpuID and memoryID are those of what is read: with 0,
+	// nothing is kept.
+	version, cpuID, memoryID uint64
 
 	mu sync.Mutex
-	// reads are what the planner was asked.
+	// reads are what the planner was asked, and lists how often objects were.
 	reads []string
+	lists int
 }
 
 func (f *fakeResources) ResourceRules() *rules.CompiledResource { return f.rules }
@@ -60,6 +64,7 @@ func (f *fakeResources) ResourceRules() *rules.CompiledResource { return f.rules
 func (f *fakeResources) Ready() error { return f.ready }
 
 func (f *fakeResources) List(_ context.Context, r schema.GroupResource, namespace string, selector labels.Selector) ([]objects.Object, error) {
+	f.lists++
 	var found []objects.Object
 	for _, o := range slices.Backward(f.objects[r]) {
 		if (namespace == "" || o.Namespace == namespace) && selector.Matches(o.Labels) {
@@ -67,6 +72,10 @@ func (f *fakeResources) List(_ context.Context, r schema.GroupResource, namespac
 		}
 	}
 	return found, f.objectsErr
+}
+
+func (f *fakeResources) Version(context.Context, schema.GroupResource, string) (uint64, error) {
+	return f.version, f.objectsErr
 }
 
 func (f *fakeResources) Get(_ context.Context, r schema.GroupResource, namespace, name string) (objects.Object, bool, error) {
@@ -93,8 +102,10 @@ func (f *fakeResources) read(s plan.Subject, asked func(types.NamespacedName) bo
 	var reading plan.Reading
 	lines, window, err := f.memory, f.otherWindow, f.memoryErr
 	side := "memory"
+	reading.ID = f.memoryID
 	if s.Asker == plan.PodUsage(f.rules, f.rules.CPU, "").Asker || s.Asker == plan.NodeUsage(f.rules, f.rules.CPU).Asker {
 		lines, window, err, side = f.cpu, f.cpuWindow, f.cpuErr, "cpu"
+		reading.ID = f.cpuID
 	}
 	f.mu.Lock()
 	f.reads = append(f.reads, side+" "+words)
@@ -308,6 +319,69 @@ func TestUsageIsReadOnceForAll(t *testing.T) {
 		}
 		if got != want {
 			t.Errorf("%s read %s, want %s", path, got, want)
+		}
+	}
+}
+
+// TestKeptUsagesAreThoseOfNow shows that what is kept for the next reader is what would be
+// made for him: after each change of what it is made of it is another.
+func TestKeptUsagesAreThoseOfNow(t *testing.T) {
+	f := newFakeResources()
+	f.version, f.cpuID, f.memoryID = 1, 1, 1
+	s := usageServer(t, f)
+	const path = "/namespaces/shop/pods?labelSelector=app%3Dweb"
+	pods := func(usages ...string) string { return "200 PodMetricsList [" + strings.Join(usages, " | ") + "]" }
+	const (
+		bank   = "bank/web-1 app:1,1 12:00:00 3m0s"
+		db     = "shop/db-0 app:500m,0 12:00:00 3m0s"
+		whole  = "shop/db-0 :500m,0 12:00:00 3m0s"
+		first  = "shop/web-1 app:250m,1Mi proxy:1500n,1Mi 12:00:02 3m0s"
+		second = "shop/web-1 app:500m,1Mi proxy:1500n,1Mi 12:00:02 3m0s"
+		third  = "shop/web-1 app:500m,2Mi proxy:1500n,1Mi 12:00:02 3m0s"
+		nodes  = "200 NodeMetricsList [node-1 1500m,1Gi 12:00:00 3m0s | node-2 2,3 11:59:59 3m0s]"
+	)
+	for _, step := range []struct {
+		name   string
+		change func()
+		path   string
+		want   string
+		// lists is how often objects are listed for it.
+		lists int
+	}{
+		{"the first read", func() {}, path, pods(first), 1},
+		{"the same again", func() {}, path, pods(first), 0},
+		{"another selector", func() {}, "/namespaces/shop/pods?labelSelector=app%3Ddb", pods(db), 1},
+		{"another namespace", func() {}, "/namespaces/bank/pods?labelSelector=app%3Dweb", pods(bank), 1},
+		{"another CPU", func() { f.cpu[3], f.cpuID = "shop/web-1 app 0.5 12:00:02", 2 }, path, pods(second), 0},
+		{"another memory", func() { f.memory[2], f.memoryID = "shop/web-1 app 2097152 12:00:03", 2 }, path, pods(third), 0},
+		{"another object", func() {
+			f.objects[podResource][1].Labels = labels.Set{"app": "web"}
+			f.version = 2
+		}, path, pods(db, third), 1},
+		{"other rules", func() {
+			f.rules = &rules.CompiledResource{Server: "other", CPU: &rules.CompiledUsage{}, Memory: &rules.CompiledUsage{}}
+			f.containerLabel = "none"
+		}, path, pods(whole), 0},
+		{"a field selector", func() { f.containerLabel = "container" }, path + "&fieldSelector=metadata.name%3Dweb-1", pods(third), 1},
+		{"a field selector again", func() {}, path + "&fieldSelector=metadata.name%3Ddb-0", pods(db), 1},
+		{"an outage", func() { f.cpuErr = errors.New("away") }, path, "500 InternalError usage of pods in namespace shop (resourceRules, server other): away", 0},
+		{"its end", func() { f.cpuErr, f.cpuID = nil, 3 }, path, pods(db, third), 0},
+		{"nodes", func() {}, "/nodes", nodes, 1},
+		{"nodes again", func() {}, "/nodes", nodes, 0},
+		{"all namespaces", func() {}, "/pods?labelSelector=app%3Dweb", pods(bank, db, third), 1},
+		{"all namespaces again", func() {}, "/pods?labelSelector=app%3Dweb", pods(bank, db, third), 1},
+	} {
+		step.change()
+		lists, reads := f.lists, len(f.reads)
+		got := askUsage(t, s, step.path)
+		if got != step.want {
+			t.Errorf("%s: got\n%s, want\n%s", step.name, got, step.want)
+		}
+		if n := f.lists - lists; n != step.lists {
+			t.Errorf("%s: objects were listed %d times, want %d", step.name, n, step.lists)
+		}
+		if n := len(f.reads) - reads; n != 2 {
+			t.Errorf("%s: the planner was asked %d times, want each time for CPU and memory", step.name, n)
 		}
 	}
 }
