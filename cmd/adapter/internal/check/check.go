@@ -15,7 +15,6 @@ import (
 	"go.yaml.in/yaml/v3"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidegauge/tidegauge/cmd/adapter/internal/crd"
@@ -451,32 +450,6 @@ func pathOf(message string) string {
 	default:
 		return m[2]
 	}
-}
-
-// hpa reads an HPA.
-func (c *check) hpa(o object) {
-	switch o.GetAPIVersion() {
-	case autoscalingv2.SchemeGroupVersion.String():
-	case "autoscaling/v1":
-		c.add(o.finding(Note, "apiVersion", "not judged: autoscaling/v1 has no metrics but cpu"))
-		return
-	case "autoscaling/v2beta1", "autoscaling/v2beta2":
-		// https://kubernetes.io/docs/reference/using-api/deprecation-guide/#v1-26
-		c.add(o.finding(Error, "apiVersion", o.GetAPIVersion()+" is not served any more, since Kubernetes 1.26 at the latest: write autoscaling/v2"))
-		return
-	default:
-		c.add(o.finding(Error, "apiVersion", o.GetAPIVersion()+" is not known: write autoscaling/v2"))
-		return
-	}
-	c.report.Checked.HPAs++
-	const strict = true
-	typed := &autoscalingv2.HorizontalPodAutoscaler{}
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(o.Object, typed, strict); err != nil {
-		c.add(o.finding(Error, "spec", err.Error()))
-		return
-	}
-	typed.Namespace = cmp.Or(typed.Namespace, c.Namespace)
-	c.hpas = append(c.hpas, &hpa{o, typed})
 }
 
 // together judges what needs all documents.
