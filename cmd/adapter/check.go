@@ -33,7 +33,9 @@ any number of YAML documents. A document without apiVersion and kind is a config
 of which a file may have one, as is the key config.yaml of a ConfigMap. ExternalMetrics are judged by the schema and
 the rules of their CRD, as an API server does, and by what the adapter makes of them.
 HorizontalPodAutoscalers are judged as the API server of Kubernetes 1.37 does it, and the
-metrics that they name are looked for in the files. Other objects are left alone.
+metrics that they name are looked for in the files. Other objects are left alone. Standard
+input and a file of --config that are empty are errors, and files with nothing to judge a
+warning.
 
 With --live the backends are asked too: which metrics the rules make of the series that
 there are, and what external metrics are now.

@@ -21,11 +21,17 @@ const wellRules = `externalRules:
 // called is what a command line prints to standard output, and how it ends.
 func called(t *testing.T, args ...string) (out string, code int, text string) {
 	t.Helper()
+	return calledWith(t, wellRules, args...)
+}
+
+// calledWith is called with that on standard input.
+func calledWith(t *testing.T, in string, args ...string) (out string, code int, text string) {
+	t.Helper()
 	var printed, errors bytes.Buffer
 	c := newCommand()
 	c.SetOut(&printed)
 	c.SetErr(&errors)
-	c.SetIn(strings.NewReader(wellRules))
+	c.SetIn(strings.NewReader(in))
 	c.SetArgs(args)
 	err := c.ExecuteContext(t.Context())
 	if err == nil {
@@ -39,7 +45,7 @@ func TestExitCodes(t *testing.T) {
 	well, wrong := file(t, "well.yaml", wellRules), file(t, "wrong.yaml", "rules: 1\n")
 	warned := file(t, "warned.yaml", "rules:\n- seriesQuery: up\n  metricsQuery: sum(<<.Series>>{<<.LabelMatchers>>}) by (<<.GroupBy>>)\n")
 	twice := file(t, "twice.yaml", "rules: []\n---\nrules: []\n")
-	missing := filepath.Join(t.TempDir(), "missing.yaml")
+	missing, empty := filepath.Join(t.TempDir(), "missing.yaml"), file(t, "empty.yaml", "\n")
 	for name, test := range map[string]struct {
 		args []string
 		code int
@@ -50,6 +56,9 @@ func TestExitCodes(t *testing.T) {
 		"the flag config":       {[]string{"check", "--config", well}, 0, ""},
 		"a warning":             {[]string{"check", warned}, 0, ""},
 		"a warning, strictly":   {[]string{"check", "--strict", warned}, 1, ""},
+		"nothing":               {[]string{"check", empty}, 0, ""},
+		"nothing, strictly":     {[]string{"check", "--strict", empty}, 1, ""},
+		"an empty config":       {[]string{"check", "--config", empty}, 1, ""},
 		"wrong":                 {[]string{"check", well, wrong}, 1, ""},
 		"no file":               {[]string{"check"}, 2, "no FILE to check"},
 		"missing file":          {[]string{"check", missing}, 2, missing},
@@ -90,6 +99,16 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("the secret of a flag is told: %q", text)
 			}
 		})
+	}
+}
+
+// As in helm template … | adapter check -, when helm fails.
+func TestEmptyStandardInputFails(t *testing.T) {
+	const want = "error     -      -       standard input has no YAML document (see whether the command before the pipe failed)"
+	for _, in := range []string{"", "# Source: a.yaml\n---\n"} {
+		if out, code, text := calledWith(t, in, "check", "-"); code != exitWrong || !strings.Contains(out, want) {
+			t.Errorf("check of %q ended with %d and %q: %s", in, code, text, out)
+		}
 	}
 }
 

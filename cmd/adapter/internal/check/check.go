@@ -1,6 +1,7 @@
 package check
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -67,6 +68,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.nothing()
 	c.report.Served = served()
 	for i, s := range c.report.Served {
 		if s.Error != "" {
@@ -139,12 +141,38 @@ type check struct {
 	// documents is how many there were, with the items of Lists.
 	documents int
 
+	// empty are standard input, if it has no document, and the file of --config, if it has
+	// not even a comment: with one the adapter serves by it.
+	empty []Text
+
 	configurations []*configuration
 	// broken says that there is a configuration, or a file with several, that cannot be
 	// loaded.
 	broken  bool
 	metrics []*externalMetric
 	hpas    []*hpa
+}
+
+// nothing finds that there is nothing to judge where there should be something. Standard
+// input without a document is what a command leaves that failed before its pipe, and an
+// empty file of --config is one that nobody has written.
+func (c *check) nothing() {
+	for _, t := range c.empty {
+		found := Finding{Severity: Error, File: t.File, Message: "standard input has no YAML document", Cure: "see whether the command before the pipe failed"}
+		if t.Config {
+			found.Message, found.Cure = "the file of --config has no configuration", "write `rules: []` if it is to have none"
+		}
+		c.add(found)
+	}
+	n := c.report.Checked
+	wrong := slices.ContainsFunc(c.report.Findings, func(f Finding) bool { return f.Severity == Error })
+	if wrong || len(c.Texts) == 0 || n.Configurations+n.ExternalMetrics+n.HPAs > 0 {
+		return
+	}
+	c.add(Finding{
+		Severity: Warning, Message: "nothing is checked: no file has a configuration, an ExternalMetric or an HPA",
+		Cure: "a configuration in a ConfigMap has the key " + ConfigKey,
+	})
 }
 
 // discover begins to ask for the APIs, while the rest is judged. What it returns waits for
@@ -230,9 +258,11 @@ func (c *check) text(ctx context.Context, t Text) error {
 	}
 	// counted is the first document that no other may follow.
 	var counted *document
+	hasContent := false
 	for i := range docs {
-		d := &docs[i]
+		d, before := &docs[i], len(c.report.Findings)
 		c.document(ctx, d)
+		hasContent = hasContent || d.node != nil && !isNull(d.node) || len(c.report.Findings) > before
 		if c.documents > maxDocuments {
 			return fmt.Errorf("%s: %w", t.File, errTooMany)
 		}
@@ -243,6 +273,9 @@ func (c *check) text(ctx context.Context, t Text) error {
 		default:
 			c.second(t, counted, d)
 		}
+	}
+	if t.Config && len(bytes.TrimSpace(t.Text)) == 0 || t.File == stdin && !hasContent {
+		c.empty = append(c.empty, t)
 	}
 	return nil
 }
@@ -404,6 +437,12 @@ func (c *check) configMap(o object) {
 	if err != nil {
 		c.add(o.finding(Error, "data", err.Error()))
 		return
+	}
+	if strings.TrimSpace(text) == "" {
+		// The adapter takes it when it starts, and for a mistake when it reloads.
+		empty := o.finding(Warning, "data", "data: the key "+ConfigKey+" has no configuration")
+		empty.Cure = "write `rules: []` if it is to have none"
+		c.add(empty)
 	}
 	node := field(field(o.node, "data"), ConfigKey)
 	p := place{file: o.file, before: o.before + node.Line}

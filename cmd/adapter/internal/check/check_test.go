@@ -44,6 +44,9 @@ spec:
 `
 )
 
+// nothing is found of files without anything to judge.
+var nothing = found{Warning, "", 0, "", "nothing is checked: no file has a configuration, an ExternalMetric or an HPA", ""}
+
 // run checks texts by the names of their files.
 func run(t *testing.T, texts ...string) *Report {
 	t.Helper()
@@ -87,7 +90,7 @@ func TestFindings(t *testing.T) {
 		want []found
 	}{
 		"nothing wrong": {text: goodRule + "---\n" + goodMetric + "---\n" + goodHPA},
-		"nothing":       {text: "# nothing\n---\n\n---\n"},
+		"nothing":       {text: "# nothing\n---\n\n---\n", want: []found{nothing}},
 		"an unknown field of the configuration": {
 			text: "# comment\n---\nrules:\n- seriesQuerry: up\n",
 			want: []found{
@@ -137,7 +140,7 @@ func TestFindings(t *testing.T) {
 		},
 		"other kinds": {
 			text: "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: b}\n",
-			want: []found{{Note, "a.yaml", 0, "", "not judged, as no configuration, ExternalMetric or HPA: 2 Service", ""}},
+			want: []found{{Note, "a.yaml", 0, "", "not judged, as no configuration, ExternalMetric or HPA: 2 Service", ""}, nothing},
 		},
 		"no kind": {
 			text: "apiVersion: v1\nmetadata: {name: a}\n",
@@ -196,7 +199,19 @@ func TestFindings(t *testing.T) {
 			text: "apiVersion: metrics.aws/v1\nkind: ExternalMetrics\n",
 			want: []found{{Error, "a.yaml", 2, "ExternalMetrics", "kind ExternalMetrics is not known in metrics.aws/v1: write ExternalMetric", ""}},
 		},
-		"an empty List": {text: "apiVersion: metrics.aws/v1alpha1\nkind: ExternalMetricList\nitems: []\n"},
+		"an empty List": {text: "apiVersion: metrics.aws/v1alpha1\nkind: ExternalMetricList\nitems: []\n", want: []found{nothing}},
+		"a ConfigMap without a configuration": {
+			text: "kind: ConfigMap\napiVersion: v1\nmetadata: {name: rules}\ndata: {config.yml: 'rules: []'}\n",
+			want: []found{{Note, "a.yaml", 0, "", "not judged, as no configuration, ExternalMetric or HPA: 1 ConfigMap", ""}, nothing},
+		},
+		"a ConfigMap with an empty configuration": {
+			text: "kind: ConfigMap\napiVersion: v1\nmetadata: {name: rules}\ndata:\n  config.yaml: \"\\n\"\n",
+			want: []found{{Warning, "a.yaml", 5, "ConfigMap rules", "the key config.yaml has no configuration", ""}},
+		},
+		"other kinds and one of ours": {
+			text: "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n---\n" + goodMetric,
+			want: []found{{Note, "a.yaml", 0, "", "not judged, as no configuration, ExternalMetric or HPA: 1 Service", ""}},
+		},
 		"items that are no objects": {
 			text: "apiVersion: v1\nkind: List\nitems:\n- 3\n- x\n- apiVersion: v1\n  kind: List\n  items:\n  - null\n  - []\n",
 			want: []found{
@@ -232,6 +247,28 @@ func TestTheFileOfConfigHasOneDocument(t *testing.T) {
 			wantFindings(t, runAll(t, Text{File: "a.yaml", Text: []byte(test.text), Config: true}).Findings, test.want)
 		})
 	}
+}
+
+// A command that fails before its pipe leaves nothing, which must not pass for something well.
+func TestStandardInputAndTheFileOfConfigAreNotEmpty(t *testing.T) {
+	for _, text := range []string{"", "\n", "# Source: a\n---\n---\n", "---\nnull\n", "%YAML 1.2\n---\n...\n"} {
+		wantFindings(t, runAll(t, Text{File: stdin, Text: []byte(text)}).Findings, []found{{Error, stdin, 0, "", "standard input has no YAML document", ""}})
+		want := nothing
+		if strings.TrimSpace(text) == "" {
+			want = found{Error, "a.yaml", 0, "", "the file of --config has no configuration", ""}
+		}
+		wantFindings(t, runAll(t, Text{File: "a.yaml", Text: []byte(text), Config: true}).Findings, []found{want})
+		wantFindings(t, runAll(t, Text{File: "a.yaml", Text: []byte(text)}).Findings, []found{nothing})
+		// Beside something it is an error too.
+		wantFindings(t, runAll(t, Text{File: stdin, Text: []byte(text)}, Text{File: "a.yaml", Text: []byte(goodMetric)}).Findings,
+			[]found{{Error, stdin, 0, "", "standard input has no YAML document", ""}})
+	}
+	wantFindings(t, runAll(t, Text{File: stdin, Text: []byte("{}\n")}).Findings, nil)
+	wantFindings(t, runAll(t, Text{File: "a.yaml", Text: []byte("{}\n"), Config: true}).Findings, nil)
+	// What is no YAML has an error of its own.
+	wantFindings(t, runAll(t, Text{File: stdin, Text: []byte("a: [\n")}).Findings, []found{{Error, stdin, 1, "", "not YAML: ", ""}})
+	// Nothing is asked of files that are not there: --served needs none.
+	wantFindings(t, runAll(t).Findings, nil)
 }
 
 func TestSeveralFilesMayHaveAConfigurationEach(t *testing.T) {
