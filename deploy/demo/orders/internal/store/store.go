@@ -424,10 +424,14 @@ func (s *Store) Claim(ctx context.Context, most int) ([]string, error) {
 	return ids, nil
 }
 
+// claim finds what is due first, and once. In a subquery of UPDATE, PostgreSQL may do it again for
+// each row of the table, with another result each time, as rows that are locked by then are
+// skipped, too: LIMIT limits nothing then.
 func (s *Store) claim(ctx context.Context, most int, now time.Time) ([]string, error) {
 	//nolint:gosec // What is put together is the program's own.
-	rows, err := s.db.QueryContext(ctx, `UPDATE outbox SET due_at = $1 WHERE order_id IN (
-		SELECT order_id FROM outbox WHERE due_at <= $2 ORDER BY due_at LIMIT $3 `+s.dialect.skipLocked+`) RETURNING order_id`,
+	rows, err := s.db.QueryContext(ctx, `WITH due AS MATERIALIZED (
+			SELECT order_id FROM outbox WHERE due_at <= $2 ORDER BY due_at LIMIT $3 `+s.dialect.skipLocked+`)
+		UPDATE outbox SET due_at = $1 WHERE order_id IN (SELECT order_id FROM due) RETURNING order_id`,
 		now.Add(claim).UnixMilli(), now.UnixMilli(), most)
 	if err != nil {
 		return nil, err

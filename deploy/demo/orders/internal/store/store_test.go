@@ -295,6 +295,37 @@ func TestEventsAreClaimedOnce(t *testing.T) {
 	}
 }
 
+// TestClaimIsLimited: a batch of the queue takes so many, however few PostgreSQL believes to be there.
+func TestClaimIsLimited(t *testing.T) {
+	s := fresh(t)
+	place(t, s, NewOrder{Item: "tea", Quantity: 1})
+	count := "ANALYZE outbox"
+	if os.Getenv(databaseVariable) != "" {
+		count = "VACUUM ANALYZE outbox" // The table is as large as other tests made it until VACUUM.
+	}
+	if _, err := s.db.ExecContext(t.Context(), count); err != nil {
+		t.Fatal(err)
+	}
+	// There are fewer new ones than make PostgreSQL count again by itself.
+	for range 39 {
+		place(t, s, NewOrder{Item: "tea", Quantity: 1})
+	}
+	later := time.Now().Add(claim + time.Second)
+	claimed := map[string]bool{}
+	for range 4 {
+		ids, err := s.claim(t.Context(), 10, later)
+		if err != nil || len(ids) != 10 {
+			t.Errorf("claimed are %d, %v, want 10", len(ids), err)
+		}
+		for _, id := range ids {
+			claimed[id] = true
+		}
+	}
+	if len(claimed) != 40 {
+		t.Errorf("%d different ones were claimed, want 40", len(claimed))
+	}
+}
+
 func TestCancelledPlaceStoresNothing(t *testing.T) {
 	s := fresh(t)
 	ctx, cancel := context.WithCancel(t.Context())
