@@ -1,6 +1,7 @@
 package orders
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -304,6 +305,39 @@ func TestDatabaseFull(t *testing.T) {
 	web.wantCounts(t, stored+1, stored+1)
 	wantSum(t, float64(stored+1), "orders_processed_total", worker)
 	b.wantDepth(t, ordersQueue, 0)
+	b.wantDepth(t, deadQueue, 0)
+}
+
+// TestOrderThatCannotBeStored comes back the later the more often it was received, by whomever.
+func TestOrderThatCannotBeStored(t *testing.T) {
+	b, p := newPostgresBed(t, env.PostgresOptions{})
+	web := b.web(t)
+	id := web.place(t)
+	b.wantDepth(t, ordersQueue, 1)
+	for range 3 {
+		out, err := b.client.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{QueueUrl: b.queueURL(ordersQueue), WaitTimeSeconds: 20})
+		if err != nil || len(out.Messages) != 1 {
+			t.Fatalf("messages are %v, %v", out, err)
+		}
+		if _, err := b.client.ChangeMessageVisibility(t.Context(), &sqs.ChangeMessageVisibilityInput{
+			QueueUrl: b.queueURL(ordersQueue), ReceiptHandle: out.Messages[0].ReceiptHandle,
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := p.SQL(t.Context(), "orders", "ALTER TABLE orders ADD CHECK (processed_at IS NULL OR id <> '"+id+"')"); err != nil {
+		t.Fatal(err)
+	}
+	worker := b.worker(t)
+	eventually(t, "the log of the worker", func() error {
+		if log := worker.Log(); !strings.Contains(log, "an order comes back later") || !strings.Contains(log, `"after":"40s"`) {
+			return errors.New("does not say that the order comes back after 40s")
+		}
+		return nil
+	})
+	web.place(t)
+	web.wantCounts(t, 2, 1)
+	b.wantDepth(t, ordersQueue, 1)
 	b.wantDepth(t, deadQueue, 0)
 }
 

@@ -27,7 +27,8 @@ export class Orders extends Construct {
       visibilityTimeout: Duration.seconds(30),
       retentionPeriod: Duration.days(4),
       // Workers put what nobody can process into it themselves. This is for a message that kills
-      // its worker, and high: while the database is full a good one comes back again and again.
+      // its worker, and high: while the database is full a good one comes back, ever less often.
+      // Workers wait up to 15 minutes, so 100 times take 23 hours.
       deadLetterQueue: { queue: this.dead, maxReceiveCount: 100 },
       ...every,
     });

@@ -82,6 +82,8 @@ func Order(body string) (string, error) {
 type Message struct {
 	ID   string
 	Body string
+	// Received is how often it was received, with this time; 0 if SQS does not say.
+	Received int
 
 	receipt string
 }
@@ -162,19 +164,28 @@ func (q *Queue) Receive(ctx context.Context, most int, visibility time.Duration)
 	err = q.call(ctx, longPoll+callLimit, func(ctx context.Context, url *string) error {
 		out, err := q.api.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
 			QueueUrl: url, WaitTimeSeconds: seconds(longPoll), VisibilityTimeout: seconds(visibility),
-			MaxNumberOfMessages: int32(min(most, MaxBatch)), //nolint:gosec // It is small.
+			MaxNumberOfMessages:         int32(min(most, MaxBatch)), //nolint:gosec // It is small.
+			MessageSystemAttributeNames: []types.MessageSystemAttributeName{types.MessageSystemAttributeNameApproximateReceiveCount},
 		})
 		if err != nil {
 			return err
 		}
 		for _, m := range out.Messages {
 			messages = append(messages, Message{
-				ID: aws.ToString(m.MessageId), Body: aws.ToString(m.Body), receipt: aws.ToString(m.ReceiptHandle),
+				ID: aws.ToString(m.MessageId), Body: aws.ToString(m.Body), Received: received(m), receipt: aws.ToString(m.ReceiptHandle),
 			})
 		}
 		return nil
 	})
 	return messages, err
+}
+
+func received(m types.Message) int {
+	n, err := strconv.Atoi(m.Attributes[string(types.MessageSystemAttributeNameApproximateReceiveCount)])
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // seconds are at most those of MaxVisibility.

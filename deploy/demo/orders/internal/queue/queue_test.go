@@ -26,6 +26,7 @@ type fakeAPI struct {
 	hangs   bool
 	buried  *sqs.SendMessageInput
 	receive *sqs.ReceiveMessageInput
+	count   string // of receives
 }
 
 //nolint:revive,staticcheck // The name is the SDK's.
@@ -60,7 +61,11 @@ func (f *fakeAPI) SendMessage(_ context.Context, in *sqs.SendMessageInput, _ ...
 
 func (f *fakeAPI) ReceiveMessage(_ context.Context, in *sqs.ReceiveMessageInput, _ ...func(*sqs.Options)) (*sqs.ReceiveMessageOutput, error) {
 	f.receive = in
-	return &sqs.ReceiveMessageOutput{Messages: []types.Message{{MessageId: aws.String("m"), Body: aws.String("b"), ReceiptHandle: aws.String("r")}}}, nil
+	m := types.Message{MessageId: aws.String("m"), Body: aws.String("b"), ReceiptHandle: aws.String("r")}
+	if slices.Contains(in.MessageSystemAttributeNames, types.MessageSystemAttributeNameApproximateReceiveCount) {
+		m.Attributes = map[string]string{"ApproximateReceiveCount": f.count}
+	}
+	return &sqs.ReceiveMessageOutput{Messages: []types.Message{m}}, nil
 }
 
 func TestSend(t *testing.T) {
@@ -106,9 +111,12 @@ func TestSendDoesNotHang(t *testing.T) {
 
 func TestReceive(t *testing.T) {
 	api := &fakeAPI{}
-	messages, err := New(api, "orders").Receive(t.Context(), 50, 30*time.Second)
-	if err != nil || len(messages) != 1 || messages[0] != (Message{ID: "m", Body: "b", receipt: "r"}) {
-		t.Errorf("messages are %+v, %v", messages, err)
+	for count, want := range map[string]int{"1": 1, "37": 37, "": 0, "often": 0} {
+		api.count = count
+		messages, err := New(api, "orders").Receive(t.Context(), 50, 30*time.Second)
+		if err != nil || len(messages) != 1 || messages[0] != (Message{ID: "m", Body: "b", Received: want, receipt: "r"}) {
+			t.Errorf("received %q times the messages are %+v, %v", count, messages, err)
+		}
 	}
 	if in := api.receive; in.MaxNumberOfMessages != 10 || in.WaitTimeSeconds != 20 || in.VisibilityTimeout != 30 {
 		t.Errorf("asked for %+v", in)

@@ -4,7 +4,8 @@
 // same time even. It is processed once all the same: whoever writes first that it is, in the
 // store, has processed it. A message is deleted when that is written and not before, so a
 // worker may end at any moment and no order is lost. An order that a user changes while it is
-// at work comes again: the user was told that the change was in time.
+// at work comes again: the user was told that the change was in time. An order that cannot be
+// stored goes back to the queue, and comes again ever later: it keeps no other from being processed.
 package worker
 
 import (
@@ -26,8 +27,11 @@ import (
 )
 
 const (
-	// comeBack is when a message is delivered again that could not be processed for now.
-	comeBack = 5 * time.Second
+	// A message that could not be processed for now is delivered again after firstBack, and each
+	// further time after twice as long, up to lastBack: a redrive policy that takes a message for
+	// poison when it was received 100 times does so after 23 hours.
+	firstBack = 5 * time.Second
+	lastBack  = 15 * time.Minute
 	// pause is how long to wait before a store or a queue that is away is asked again.
 	pause = time.Second
 	// storeLimit bounds a call of the store.
@@ -249,8 +253,9 @@ func (w *worker) handle(ctx context.Context, m queue.Message) {
 	default:
 		w.storeAway.Store(true)
 		w.doubt.Store(true)
-		slog.Warn("an order comes back later", "message", m.ID, "error", err)
-		w.giveBack(ctx, m, comeBack)
+		after := comeBack(m)
+		slog.Warn("an order comes back later", "message", m.ID, "after", after.String(), "error", err)
+		w.giveBack(ctx, m, after)
 	}
 }
 
@@ -319,11 +324,21 @@ func (w *worker) bury(ctx context.Context, m queue.Message, reason error) {
 	slog.Warn("poison", "message", m.ID, "reason", reason)
 	if err := w.dead.Bury(ctx, m, reason.Error()); err != nil {
 		slog.Warn("a message comes back", "message", m.ID, "error", err)
-		w.giveBack(ctx, m, comeBack)
+		w.giveBack(ctx, m, comeBack(m))
 		return
 	}
 	w.metrics.poison.Inc()
 	w.forget(ctx, m)
+}
+
+// comeBack is when a message is delivered again that could not be processed for now. How often that
+// was so is the queue's to know, as it may have been so with other workers.
+func comeBack(m queue.Message) time.Duration {
+	after := firstBack
+	for n := 1; n < m.Received && after < lastBack; n++ {
+		after *= 2
+	}
+	return min(after, lastBack)
 }
 
 // giveBack has a message delivered again. If it fails, that is when its visibility ends.

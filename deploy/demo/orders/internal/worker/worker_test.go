@@ -19,8 +19,9 @@ import (
 // fakes are the store, the queue and the dead letters of a worker, which lie on one table.
 type fakes struct {
 	mu       sync.Mutex
-	err      error // of the store
-	full     error // of the store, when it is to be changed
+	err      error  // of the store
+	full     error  // of the store, when it is to be changed
+	broken   string // the order that cannot be changed
 	deadErr  error
 	orders   map[string]*store.Order
 	messages []*message
@@ -76,6 +77,8 @@ func (f *fakes) MarkProcessed(_ context.Context, read store.Order) error {
 		return f.err
 	case f.full != nil:
 		return f.full
+	case read.ID == f.broken:
+		return errors.New("the row is damaged")
 	case o == nil:
 		return store.ErrNotFound
 	case o.Processed != nil:
@@ -108,6 +111,7 @@ func (f *fakes) take(most int, visibility time.Duration) (taken []queue.Message)
 	for _, m := range f.messages {
 		if len(taken) < most && !m.deleted && !m.visible.After(time.Now()) {
 			m.received++
+			m.Received = m.received
 			m.visible = time.Now().Add(visibility)
 			taken = append(taken, m.Message)
 		}
@@ -289,11 +293,11 @@ func TestStoreFull(t *testing.T) {
 	f.full = errors.New("disk full")
 	err := bubble(t, usual, f, func(w *worker) {
 		pass(time.Minute)
-		if processed, left, received := f.state(); processed != 0 || left != 100 || received > 15 {
+		if processed, left, received := f.state(); processed != 0 || left != 100 || received > 5 {
 			t.Errorf("while the store is full %d were processed, %d are left, received up to %d times", processed, left, received)
 		}
 		f.change(func(f *fakes) { f.full = nil })
-		pass(20 * time.Second)
+		pass(2 * time.Minute)
 		if w.doubt.Load() {
 			t.Error("it is in doubt for ever")
 		}
@@ -303,17 +307,88 @@ func TestStoreFull(t *testing.T) {
 	}
 }
 
+// maxReceives is maxReceiveCount of the queue in deploy/cluster.
+const maxReceives = 100
+
+// TestStoreFullForADay: a redrive policy takes no good order for poison. When there is room again
+// no order waits for longer than the store was full.
+func TestStoreFullForADay(t *testing.T) {
+	for _, full := range []time.Duration{30 * time.Second, 10 * time.Minute, 23 * time.Hour} {
+		t.Run(full.String(), func(t *testing.T) {
+			f := newFakes(20)
+			f.full = errors.New("disk full")
+			err := bubble(t, usual, f, func(*worker) {
+				pass(full)
+				f.change(func(f *fakes) { f.full = nil })
+				pass(min(full, lastBack) + 30*time.Second)
+			})
+			if processed, left, received := f.state(); err != nil || processed != 20 || left != 0 || received > maxReceives {
+				t.Errorf("%d were processed, %d messages are left, received up to %d times, %v", processed, left, received, err)
+			}
+		})
+	}
+}
+
+// TestOrderThatCannotBeStored keeps no other one waiting, and comes to the redrive policy.
+func TestOrderThatCannotBeStored(t *testing.T) {
+	o := usual
+	o.Concurrency = 1
+	f := newFakes(20)
+	f.broken = fmt.Sprintf("%026d", 0)
+	err := bubble(t, o, f, func(*worker) {
+		pass(30 * time.Second)
+		if processed, left, received := f.state(); processed != 19 || left != 1 || received > 4 {
+			t.Errorf("%d were processed, %d messages are left, received up to %d times, want all but one", processed, left, received)
+		}
+		pass(24 * time.Hour)
+	})
+	if _, left, received := f.state(); err != nil || left != 1 || received <= maxReceives {
+		t.Errorf("%d messages are left, received up to %d times, %v, want more than %d", left, received, err, maxReceives)
+	}
+}
+
+// TestStopWhileTheStoreIsFull takes no longer than the work, and leaves all to others.
+func TestStopWhileTheStoreIsFull(t *testing.T) {
+	o := usual
+	o.Drain = time.Second
+	f := newFakes(20)
+	f.full = errors.New("disk full")
+	var stopped time.Time
+	err := bubble(t, o, f, func(*worker) {
+		pass(100 * time.Millisecond) // Ten are at work.
+		stopped = time.Now()
+	})
+	if processed, left, received := f.state(); err != nil || processed != 0 || left != 20 || received != 1 {
+		t.Errorf("%d were processed, %d messages are left, received up to %d times, %v", processed, left, received, err)
+	}
+	for _, m := range f.messages {
+		if latest := stopped.Add(o.Drain + firstBack); m.visible.After(latest) {
+			t.Errorf("message %s is visible at %v, want %v at the latest", m.ID, m.visible, latest)
+		}
+	}
+}
+
+func TestComeBack(t *testing.T) {
+	for received, want := range map[int]time.Duration{
+		0: firstBack, 1: firstBack, 2: 10 * time.Second, 5: 80 * time.Second, 8: 640 * time.Second, 9: lastBack, 1_000_000: lastBack,
+	} {
+		if got := comeBack(queue.Message{Received: received}); got != want {
+			t.Errorf("received %d times it comes back after %v, want %v", received, got, want)
+		}
+	}
+}
+
 func TestDeadLettersAway(t *testing.T) {
 	f := newFakes(0)
 	f.send("poison")
 	f.deadErr = errors.New("away")
 	err := bubble(t, usual, f, func(w *worker) {
 		pass(time.Minute)
-		if _, left, received := f.state(); left != 1 || received < 5 || w.value(t, "orders_poison_total") != 0 {
+		if _, left, received := f.state(); left != 1 || received < 3 || w.value(t, "orders_poison_total") != 0 {
 			t.Errorf("%d messages are left, received %d times: poison is kept until it is buried", left, received)
 		}
 		f.change(func(f *fakes) { f.deadErr = nil })
-		pass(10 * time.Second)
+		pass(2 * time.Minute)
 		if got := w.value(t, "orders_poison_total"); got != 1 {
 			t.Errorf("poison is %v, want 1", got)
 		}
