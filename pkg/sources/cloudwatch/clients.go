@@ -68,10 +68,12 @@ type client struct {
 
 	key         clientKey
 	credentials aws.CredentialsProvider
-	// slots hold one entry for each call in flight.
-	slots chan struct{}
-	pace  *sources.Pace
-	used  time.Time
+	// slots hold one entry for each call in flight. Those that yield, and those that
+	// retry, have another one in slots of their own, which are fewer.
+	slots, yielding, retrying chan struct{}
+
+	pace *sources.Pace
+	used time.Time
 }
 
 // clients makes a client for each region and role that is asked, and keeps it
@@ -184,7 +186,13 @@ func (c *clients) get(k clientKey) (*client, error) {
 		return cl, nil
 	}
 	maps.DeleteFunc(c.byKey, func(_ clientKey, cl *client) bool { return now.Sub(cl.used) > clientIdle })
-	cl := &client{key: k, credentials: c.credentials(k), slots: make(chan struct{}, c.config.MaxCalls), pace: c.pace(k), used: now}
+	most := c.config.MaxCalls
+	cl := &client{
+		key: k, credentials: c.credentials(k), pace: c.pace(k), used: now,
+		slots:    make(chan struct{}, most),
+		yielding: make(chan struct{}, (most+1)/2),
+		retrying: make(chan struct{}, max(1, most*3/8)),
+	}
 	own := c.base.Copy()
 	own.Region = k.region
 	own.Credentials = cl.credentials
@@ -232,17 +240,37 @@ func (c *clients) pace(k clientKey) *sources.Pace {
 	return sources.NewPace(c.config.MaxCallsPerSecond)
 }
 
-// acquire waits until the client may make one more call.
-func (c *client) acquire(ctx context.Context) error {
-	select {
-	case c.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+// needs are the slots in which a call of a Fetch takes an entry, one after the other, and
+// always in this order.
+func (c *client) needs(ctx context.Context) []chan struct{} {
+	var slots []chan struct{}
+	if sources.Retries(ctx) {
+		slots = append(slots, c.retrying)
 	}
+	if sources.Yields(ctx) {
+		slots = append(slots, c.yielding)
+	}
+	return append(slots, c.slots)
 }
 
-func (c *client) release() { <-c.slots }
+// acquire waits until there is an entry for one more call in all of the slots.
+func acquire(ctx context.Context, slots []chan struct{}) error {
+	for i, slot := range slots {
+		select {
+		case slot <- struct{}{}:
+		case <-ctx.Done():
+			release(slots[:i])
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func release(slots []chan struct{}) {
+	for _, slot := range slots {
+		<-slot
+	}
+}
 
 // renew forgets credentials that AWS does not take any more, so that the next
 // call gets new ones.

@@ -159,10 +159,11 @@ func failAll(queries []*Query, err error, answers chan<- answered) {
 
 // try makes the call, once, with all pages of its answer.
 func (s *Source) try(ctx context.Context, a attempt) ([]sources.Result, error) {
-	if err := a.acquire(ctx); err != nil {
+	slots := a.needs(ctx)
+	if err := acquire(ctx, slots); err != nil {
 		return nil, notAsked(a.key)
 	}
-	defer a.release()
+	defer release(slots)
 	ids := a.ids()
 	in := a.input(ids)
 	got := &answer{series: make(map[string][]*series)}
