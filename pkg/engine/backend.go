@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"hash/fnv"
+	"slices"
 	"time"
 
 	"github.com/tidegauge/tidegauge/pkg/sources"
@@ -118,28 +119,45 @@ type throttle struct {
 	// count is how many pauses there were since the backend last answered freely.
 	count int
 	err   error
+	// pauses is how many there ever were, and answered how many there had been when the
+	// latest Fetch began that got an answer.
+	pauses, answered int32
 }
 
 // heed starts a pause if a result asks for it. Fetches that were under way when a
-// pause started do not make it longer.
-func (t *throttle) heed(results []sources.Result, limit time.Duration, now time.Time) {
-	if now.Before(t.until) {
-		return
+// pause started do not make it longer. Queries that are throttled alone start none.
+func (t *throttle) heed(l lane, batch []*entry, results []sources.Result, limit time.Duration, now time.Time) {
+	free := slices.ContainsFunc(results, func(r sources.Result) bool { return r.Err == nil || errors.Is(r.Err, sources.ErrNoData) })
+	if free {
+		t.answered = max(t.answered, l.pauses)
 	}
-	answered := false
-	for _, r := range results {
-		if isThrottling(r.Err) {
-			t.count++
-			t.err = r.Err
-			t.until = now.Add(newJitter().of(sources.Backoff(firstPause, limit, t.count)))
-			return
+	var refused []*entry
+	var err error
+	for i, e := range batch {
+		if isThrottling(results[i].Err) && !t.isOnly(e) {
+			refused, err = append(refused, e), results[i].Err
 		}
-		answered = answered || r.Err == nil || errors.Is(r.Err, sources.ErrNoData)
 	}
-	if answered {
+	switch {
+	case now.Before(t.until):
+	case len(refused) > 0:
+		t.count++
+		t.pauses++
+		t.err = err
+		t.until = now.Add(newJitter().of(sources.Backoff(firstPause, limit, t.count)))
+	case free:
 		t.count = 0
 	}
+	for _, e := range refused {
+		if e.throttled == 0 {
+			e.throttled = t.pauses
+		}
+	}
 }
+
+// isOnly says that the backend refuses calls for e and not for all: since the pause in which
+// e had to wait first, e got no answer and others did that were asked after it had begun.
+func (t *throttle) isOnly(e *entry) bool { return e.throttled > 0 && t.answered >= e.throttled }
 
 func isThrottling(err error) bool {
 	_, ok := errors.AsType[*sources.ThrottledError](err)

@@ -63,6 +63,7 @@ const (
 	hung
 	throttling
 	picky // It rejects some.
+	busy  // It throttles some.
 	late
 	erratic
 	torn // Half of each answer does not arrive.
@@ -135,6 +136,10 @@ func (m mood) result(i int, roll float64) sources.Result {
 	case picky:
 		if (i+int(roll*100))%3 == 0 {
 			err = fmt.Errorf("bad: %w", sources.ErrRejected)
+		}
+	case busy:
+		if (i+int(roll*100))%3 == 0 {
+			err = &sources.ThrottledError{Err: errors.New("not that one")}
 		}
 	case erratic:
 		err = []error{sources.ErrAway, sources.ErrTooSlow, sources.ErrNoData, errors.New("broken")}[int(roll*4)]

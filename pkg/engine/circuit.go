@@ -223,7 +223,7 @@ func (f *feed) startProbe(r *round, b *backend, now time.Time) {
 		return
 	}
 	f.probes++
-	l := lane{backend: b, pinned: batch[0].pinned != nil, probe: true}
+	l := lane{backend: b, pinned: batch[0].pinned != nil, pauses: b.throttle.pauses, probe: true}
 	for _, e := range batch {
 		f.dequeue(e)
 		e.probed, e.waits = f.probes, false

@@ -146,7 +146,8 @@ type Options struct {
 // calls.
 type Backoff struct {
 	// First is the time after the first failure, or the query's interval if that is
-	// shorter; 2s by default.
+	// shorter; 2s by default. For a query that is throttled while others of its backend are
+	// answered it is the interval.
 	First time.Duration
 	// Max is the limit for failures in general, 30s by default: or half of the query's
 	// MaxAge if that is shorter, or its interval if that is longer. It also ends the pauses of a backend that throttles,

@@ -100,6 +100,17 @@ func (b *backend) seen() []call {
 	return calls
 }
 
+// asked says how often each query was part of the calls since then.
+func (b *backend) asked() map[string]int {
+	asked := map[string]int{}
+	for _, c := range b.seen() {
+		for key := range strings.FieldsSeq(c.keys) {
+			asked[key]++
+		}
+	}
+	return asked
+}
+
 func (b *backend) wantCalls(t *testing.T, want ...call) {
 	t.Helper()
 	if got := b.seen(); !slices.Equal(got, want) {

@@ -30,7 +30,8 @@ type entry struct {
 	// hash is that of the key. It never changes.
 	hash uint32
 
-	// failures in a row, throttling not counted: that is no fault of the query.
+	// failures in a row. Throttling counts only if the backend answers others meanwhile, as
+	// else it is no fault of the query.
 	failures int32
 	// backend is whom the query asks. It is another one after Engine.Forget.
 	backend *backend
@@ -48,8 +49,11 @@ type entry struct {
 	// place in the feed's queue; -1 while the entry is being asked, or waits because
 	// its backend may have no more Fetches.
 	place int32
-	// spread is not 0 if the entry was not asked when it was due last: it says with which
-	// others of those it is asked next.
+	// throttled is not 0 if the entry was throttled, and not answered since: it is the
+	// number of the backend's pause that followed. It outlives the demand.
+	throttled int32
+	// spread is not 0 if the entry was not asked when it was due last, or throttled alone:
+	// it says with which others of those it is asked next.
 	spread int8
 	// rejected says that the last failure was the query's own fault. It outlives the
 	// demand.
@@ -141,7 +145,7 @@ func (e *entry) fail(err error) {
 }
 
 // succeed forgets the failures.
-func (e *entry) succeed() { e.failures, e.rejected, e.spread = 0, false, 0 }
+func (e *entry) succeed() { e.failures, e.rejected, e.spread, e.throttled = 0, false, 0, 0 }
 
 // after is the state that follows e's when its Fetch, begun at one time, has given r by
 // now, and the error that counts. Of a query that was not asked there is nothing new to

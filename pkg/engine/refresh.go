@@ -15,7 +15,8 @@ import (
 	"github.com/tidegauge/tidegauge/pkg/sources"
 )
 
-// maxSpread is how many Fetches share what an earlier one did not ask.
+// maxSpread is how many Fetches share what an earlier one did not ask, or of which a backend
+// that answered others asked for fewer calls.
 const maxSpread = 8
 
 // run starts Fetches as queries fall due, until ctx is done, and waits for them.
@@ -65,8 +66,11 @@ type lane struct {
 	standing standing
 	pinned   bool
 	// spread is that of the entries: those that were not asked, because of slow ones, are
-	// apart from each other, so that each Fetch has few that are slow.
+	// apart from each other, so that each Fetch has few that are slow; and so are those that
+	// were throttled while others were answered, as a call may be refused for one of them.
 	spread int8
+	// pauses is how many of the backend's there were when the batch was put together.
+	pauses int32
 	// probe says that the batch is to find out whether the backend is back.
 	probe bool
 }
@@ -119,7 +123,7 @@ func (f *feed) collect(r *round, now time.Time) {
 // assign puts e into a batch, or lets it wait until its backend may have one more.
 func (f *feed) assign(r *round, e *entry) {
 	b := e.backend
-	l := lane{backend: b, standing: e.standing(), pinned: e.pinned != nil, spread: e.spread}
+	l := lane{backend: b, standing: e.standing(), pinned: e.pinned != nil, spread: e.spread, pauses: b.throttle.pauses}
 	if r.batches[l] == nil {
 		if !b.mayFetch(l.pinned, f.inFlight) {
 			b.waiting = append(b.waiting, e)
@@ -251,11 +255,11 @@ func (f *feed) settle(l lane, batch []*entry, results []sources.Result, asked, n
 	if l.backend.forgotten {
 		return news{}
 	}
-	l.backend.throttle.heed(results, f.opts.Backoff.Max, now)
+	l.backend.throttle.heed(l, batch, results, f.opts.Backoff.Max, now)
 	said := news{circuit: f.heed(l, results, asked, now)}
 	// One jitter for the batch, so that what failed together is retried together.
 	jitter := newJitter()
-	notAsked := 0
+	apart := 0
 	for i, e := range batch {
 		was := e.state.Load()
 		is, err := e.after(results[i], asked, now)
@@ -269,9 +273,9 @@ func (f *feed) settle(l lane, batch []*entry, results []sources.Result, asked, n
 			e.review(at)
 		}
 		f.enqueue(e, f.nextDue(e, err, jitter, now))
-		if errors.Is(err, sources.ErrNotAsked) {
-			e.spread = int8(1 + notAsked%maxSpread)
-			notAsked++
+		if errors.Is(err, sources.ErrNotAsked) || isThrottling(err) && l.backend.throttle.isOnly(e) {
+			e.spread = int8(1 + apart%maxSpread)
+			apart++
 		}
 	}
 	f.trim(f.opts.room())
@@ -288,7 +292,7 @@ func (f *feed) nextDue(e *entry, err error, j jitter, now time.Time) time.Time {
 		return e.backend.schedule.refresh(now.Add(gather), e.terms.interval)
 	case errors.Is(err, sources.ErrNotAsked):
 		return now
-	case isThrottling(err):
+	case isThrottling(err) && !e.backend.throttle.isOnly(e):
 		e.waits = true
 		return e.backend.throttle.until
 	case e.backend.circuit.open:

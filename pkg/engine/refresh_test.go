@@ -605,12 +605,7 @@ func TestThrottlingPausesNoOtherBackend(t *testing.T) {
 		e := start(t, b, engine.Options{})
 		e.Pin([]engine.Request{request("busy/1"), request("free/1")})
 		b.sleepUntil(5 * time.Minute)
-		asked := map[string]int{}
-		for _, c := range b.seen() {
-			for key := range strings.FieldsSeq(c.keys) {
-				asked[key]++
-			}
-		}
+		asked := b.asked()
 		if want := int(5 * time.Minute / request("free/1").Interval); asked["free/1"] < want {
 			t.Errorf("the free backend was asked %d times, want at least %d", asked["free/1"], want)
 		}
@@ -621,6 +616,199 @@ func TestThrottlingPausesNoOtherBackend(t *testing.T) {
 		wantUnavailable(t, e, request("busy/1"))
 		if _, err := e.Read(t.Context(), request("free/cold")); err != nil {
 			t.Errorf("a cold read of the free backend: %v", err)
+		}
+	})
+}
+
+// A query that is always throttled while others of its backend are answered is asked ever
+// less often, and the others as if there were no such query.
+func TestQueryThrottledAloneBacksOffAlone(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		interval time.Duration
+		pinned   bool
+	}{
+		{"read", 5 * time.Second, false},
+		{"read, seldom", time.Minute, false},
+		{"pinned", 5 * time.Second, true},
+		{"pinned, seldom", time.Minute, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBackend()
+				b.answersBy(throttles("costly"))
+				e := start(t, b, engine.Options{})
+				free, costly := request("free"), request("costly")
+				free.Interval, free.MaxAge = 5*time.Second, 10*time.Second
+				costly.Interval, costly.MaxAge = tc.interval, 5*time.Minute
+				e.Pin([]engine.Request{free})
+				if tc.pinned {
+					e.Pin([]engine.Request{free, costly})
+				}
+				for at := 5 * time.Second; at <= 20*time.Minute; at += 5 * time.Second {
+					b.sleepUntil(at - time.Second)
+					if !tc.pinned {
+						e.Touch(costly)
+					}
+					wantValue(t, e, free, 1)
+				}
+				asked := b.asked()
+				if want := 20 * 12; asked["free"] < want-1 || asked["free"] > want+1 {
+					t.Errorf("the one that is answered was asked %d times, want %d", asked["free"], want)
+				}
+				// Up to 30 s apart, or its interval, of which a quarter may be off.
+				limit := int(20*time.Minute/(max(tc.interval, 30*time.Second)*3/4)) + 8
+				if n := asked["costly"]; n > limit || n < 10 {
+					t.Errorf("the one that is throttled was asked %d times, want 10 to %d", n, limit)
+				}
+				b.answers(value(2))
+				b.sleepUntil(22 * time.Minute)
+				e.Touch(costly)
+				wantValue(t, e, costly, 2)
+			})
+		})
+	}
+}
+
+// throttles refuses calls for that query, and answers 1 to all others.
+func throttles(refused query) func(context.Context, query) sources.Result {
+	return func(_ context.Context, q query) sources.Result {
+		if q == refused {
+			return failure(&sources.ThrottledError{Err: errors.New("Rate exceeded")})
+		}
+		return value(1)
+	}
+}
+
+// One that was throttled alone does not keep its backend from a pause for all.
+func TestThrottlingPausesTheBackendOfOneThrottledAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.answersBy(throttles("costly"))
+		e := start(t, b, engine.Options{})
+		e.Pin([]engine.Request{request("free"), request("costly")})
+		b.sleepUntil(5*time.Minute + time.Second)
+		b.answers(failure(&sources.ThrottledError{Err: errors.New("Rate exceeded")}))
+		b.sleepUntil(10 * time.Minute)
+		b.seen()
+		b.sleepUntil(15 * time.Minute)
+		// At the end of each pause of 30 s, of which a quarter may be off, and no more.
+		for key, n := range b.asked() {
+			if n < 5 || n > 14 {
+				t.Errorf("%s was asked %d times in five minutes, want about 10", key, n)
+			}
+		}
+		b.answers(value(2))
+		b.sleepUntil(16 * time.Minute)
+		wantValue(t, e, request("free"), 2)
+		wantValue(t, e, request("costly"), 2)
+
+		// What was answered has a clean slate.
+		b.sleepUntil(16*time.Minute + 20*time.Second)
+		b.seen()
+		b.answers(failure(&sources.ThrottledError{Err: errors.New("Rate exceeded")}))
+		b.sleepUntil(17 * time.Minute)
+		for _, c := range b.seen() {
+			if c.keys != "costly free" {
+				t.Errorf("the backend was asked for %q, want both in one batch", c.keys)
+			}
+		}
+	})
+}
+
+// What a backend was asked before it began to throttle tells nothing, if it answers late.
+func TestLateAnswerIsNoSignThatOthersAreServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.answersBy(func(_ context.Context, q query) sources.Result {
+			if q == "late" {
+				pass(500 * time.Millisecond)
+				return value(1)
+			}
+			return failure(&sources.ThrottledError{Err: errors.New("Rate exceeded")})
+		})
+		e := start(t, b, engine.Options{})
+		e.Pin([]engine.Request{request("q")})
+		e.Touch(request("late"))
+		b.sleepUntil(8 * time.Second)
+		// At once, and after pauses of about 1, 2 and 4 s.
+		if n := b.asked()["q"]; n != 4 {
+			t.Errorf("q was asked %d times, want 4", n)
+		}
+	})
+}
+
+// A call that is refused for one of its queries, while the backend answers other calls, is
+// made again in parts, so that the others get out of it.
+func TestThrottledCallIsTakenApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.fetch = func(_ context.Context, queries []sources.Query) []sources.Result {
+			r := value(1)
+			if slices.ContainsFunc(queries, func(q sources.Query) bool { return q.Key() == "costly" }) {
+				r = failure(&sources.ThrottledError{Err: errors.New("Rate exceeded")})
+			}
+			return slices.Repeat([]sources.Result{r}, len(queries))
+		}
+		e := start(t, b, engine.Options{})
+		pins := []engine.Request{request("costly")}
+		for i := range 40 {
+			pins = append(pins, request(fmt.Sprint("q", i)))
+		}
+		e.Pin(pins)
+		for at := 5 * time.Second; at <= 10*time.Minute; at += 5 * time.Second {
+			b.sleepUntil(at)
+			e.Touch(request("read"))
+			if at < 2*time.Minute {
+				continue
+			}
+			for _, r := range pins[1:] {
+				wantValue(t, e, r, 1)
+			}
+		}
+	})
+}
+
+// A backend that takes fewer calls at once than fall due is asked less than twice as often as
+// if it took them all, and the queries take turns.
+func TestBackendThatTakesFewCallsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const burst, rate, queries = 10, 4.0, 50 // 50 queries in 15 s are 3.3 a second.
+		b := newBackend()
+		var mu sync.Mutex
+		left, last, calls := float64(burst), time.Now(), 0
+		b.answersBy(func(context.Context, query) sources.Result {
+			mu.Lock()
+			defer mu.Unlock()
+			calls++
+			left, last = min(burst, left+rate*time.Since(last).Seconds()), time.Now()
+			if left < 1 {
+				return failure(&sources.ThrottledError{Err: errors.New("Rate exceeded")})
+			}
+			left--
+			return value(1)
+		})
+		e := start(t, b, engine.Options{})
+		var pins []engine.Request
+		for i := range queries {
+			pins = append(pins, request(fmt.Sprint("q", i)))
+		}
+		e.Pin(pins)
+		reads, failed := 0, 0
+		for at := time.Minute; at <= 30*time.Minute; at += 5 * time.Second {
+			b.sleepUntil(at)
+			for _, r := range pins {
+				reads++
+				if _, err := e.Read(t.Context(), r); err != nil {
+					failed++
+				}
+			}
+		}
+		if failed > reads/10 {
+			t.Errorf("%d of %d reads failed", failed, reads)
+		}
+		if limit := 2 * 30 * 4 * queries; calls > limit {
+			t.Errorf("there were %d calls, want no more than %d", calls, limit)
 		}
 	})
 }

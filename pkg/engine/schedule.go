@@ -31,12 +31,16 @@ func (s schedule) refresh(t time.Time, interval time.Duration) time.Time {
 }
 
 // retry is when a query is due that has failed for the n-th time in a row, with err.
-// It is tried again before its answer is too old, and soon after it is.
+// It is tried again before its answer is too old, and soon after it is; but one that was
+// throttled after about its interval at the soonest, as its backend asked for fewer calls.
 func (s schedule) retry(t time.Time, of terms, n int, err error, j jitter) time.Time {
 	first := min(s.backoff.First, of.interval)
 	limit := min(s.backoff.Max, max(first, of.maxAge/2))
-	if errors.Is(err, sources.ErrRejected) {
+	switch {
+	case errors.Is(err, sources.ErrRejected):
 		first, limit = s.backoff.FirstRejected, s.backoff.MaxRejected
+	case isThrottling(err):
+		first = of.interval
 	}
 	wait := sources.Backoff(first, max(limit, of.interval), n)
 	return align(t.Add(j.of(wait)), retryGrid, s.phase)

@@ -73,7 +73,8 @@ type Result struct {
 }
 
 // ThrottledError says that a backend refused a call because there were too many,
-// so that the engine slows down every query to that backend and not just this one.
+// so that the engine slows down every query to that backend and not just this one;
+// unless the backend goes on to refuse this one while it answers others.
 type ThrottledError struct {
 	Err error
 }
