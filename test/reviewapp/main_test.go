@@ -33,6 +33,8 @@ const (
 	group = "review-app"
 	// label is on every namespace that the program made.
 	label = "tidegauge.dev/review-app"
+	// enforce is the label by which Pod Security knows what pods of a namespace may have.
+	enforce = "pod-security.kubernetes.io/enforce"
 )
 
 // TestMain is also what the program finds in its PATH as aws and gh.

@@ -305,6 +305,7 @@ func TestOnlyItsOwn(t *testing.T) {
 	}
 	b.wantQueues(t)
 	b.wantRights(t)
+	b.wantRestricted(t)
 }
 
 // wantRights calls kubectl as whoever deploys.
@@ -323,6 +324,9 @@ func (b *testbed) wantRights(t *testing.T) {
 		{"delete", "namespace", "tidegauge-system"},
 		{"create", "namespace", "other"},
 		{"create", "namespace", "web-pr-302"}, // Without its label.
+		{"label", "namespace", "web-pr-301", label + "=301"},
+		{"label", "namespace", "web-pr-301", label + "=301", enforce + "=restricted"},
+		{"create", "configmap", "a", "-n", "web-pr-301"},
 		{"create", "configmap", "a", "-n", "default"},
 		{"create", "secret", "generic", "a", "-n", "kube-system"},
 	} {
@@ -331,9 +335,75 @@ func (b *testbed) wantRights(t *testing.T) {
 			t.Errorf("kubectl %s: %v, want that the policy refuses it", strings.Join(args, " "), err)
 		}
 	}
-	for _, args := range [][]string{{"get", "secrets", "-A"}, {"get", "pods", "-A"}, {"delete", "deployment", "web", "-n", "web-pr-301"}} {
+	for _, args := range [][]string{
+		{"get", "secrets", "-A"},
+		{"get", "pods", "-A"},
+		{"delete", "deployment", "web", "-n", "web-pr-301"},
+		// A way past the labels would be one that writes them by a subresource.
+		{"patch", "namespace", "web-pr-301", "--subresource=status", "--type=merge", "-p", `{"metadata": {"labels": {"` + label + `": "301"}}}`},
+	} {
 		if _, err := b.cluster.Kubectl(t.Context(), "", append([]string{kubeconfig}, args...)...); err == nil || !strings.Contains(err.Error(), "forbidden") {
 			t.Errorf("kubectl %s: %v, want forbidden", strings.Join(args, " "), err)
+		}
+	}
+}
+
+// wantRestricted: whoever deploys makes no namespace, and keeps none, whose pods may have more
+// of a node than those of a review app.
+func (b *testbed) wantRestricted(t *testing.T) {
+	t.Helper()
+	const name = "web-pr-303"
+	t.Cleanup(func() {
+		if _, err := b.cluster.Kubectl(context.WithoutCancel(t.Context()), "", "delete", "namespace", name, "--ignore-not-found"); err != nil {
+			t.Error(err)
+		}
+	})
+	kubeconfig := "--kubeconfig=" + filepath.Join(b.dir, "kubeconfig")
+	namespace := func(labels string) string {
+		return "{apiVersion: v1, kind: Namespace, metadata: {name: " + name + ", labels: {" + label + `: "303"` + labels + "}}}"
+	}
+	refused := func(what string, err error) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), "the group review-app may write namespaces only that have the label") {
+			t.Errorf("%s: %v, want that the policy refuses it", what, err)
+		}
+	}
+	for _, labels := range []string{
+		"", ", " + enforce + ": privileged", ", " + enforce + ": baseline", ", " + enforce + ": restricted, " + enforce + "-version: v1.7",
+	} {
+		_, err := b.cluster.Kubectl(t.Context(), namespace(labels), kubeconfig, "create", "-f", "-")
+		refused("a namespace with the labels of 303"+labels, err)
+	}
+	if _, err := b.cluster.Kubectl(t.Context(), namespace(", "+enforce+": restricted"), kubeconfig, "create", "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []string{enforce + "=privileged", enforce + "-", enforce + "-version=v1.7", label + "-", label + "=304"} {
+		_, err := b.cluster.Kubectl(t.Context(), "", kubeconfig, "label", "namespace", name, "--overwrite", to)
+		refused("the label "+to, err)
+	}
+	// That is what the label is for, and holds for everybody.
+	_, err := b.cluster.Kubectl(t.Context(), "", "run", "root", "--image=a", "--dry-run=server", "-n", name,
+		`--overrides={"apiVersion": "v1", "spec": {"hostNetwork": true, "hostPID": true}}`)
+	if err == nil || !strings.Contains(err.Error(), `violates PodSecurity "restricted:latest"`) {
+		t.Errorf("a pod with the network of its node: %v, want that Pod Security refuses it", err)
+	}
+	// Somebody else has made it less, whom the policy does not bind: then nothing comes into it.
+	if _, err := b.cluster.Kubectl(t.Context(), "", "label", "namespace", name, "--overwrite", enforce+"=privileged"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the policy sees the label of the namespace", func(ctx context.Context) error {
+		_, err := b.cluster.Kubectl(ctx, "", kubeconfig, "create", "configmap", "a", "--dry-run=server", "-n", name)
+		if err == nil {
+			return errors.New("it lets a ConfigMap through")
+		}
+		if !strings.Contains(err.Error(), "and in no others") {
+			return err
+		}
+		return nil
+	})
+	for _, args := range [][]string{{"label", "namespace", name, "--overwrite", enforce + "=restricted"}, {"delete", "namespace", name}} {
+		if _, err := b.cluster.Kubectl(t.Context(), "", append([]string{kubeconfig}, args...)...); err != nil {
+			t.Error(err)
 		}
 	}
 }
