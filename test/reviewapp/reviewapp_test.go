@@ -22,6 +22,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+// noDatabase is an address at which nothing is.
+const noDatabase = "postgres://orders:s3cret@127.0.0.1:1/orders?sslmode=disable"
+
 // listed is what list -o json says of one.
 type listed struct {
 	Number                          int
@@ -48,6 +51,7 @@ func TestLife(t *testing.T) {
 	if out := b.reviewApp(t, "create", "101", "--component", b.component()).well(t); strings.Contains(out, "queue/orders-pr-101 created") {
 		t.Errorf("a second create made the queue anew:\n%s", out)
 	}
+	b.wantBrokenUpdate(t)
 	if out := b.reviewApp(t, "delete", "101").well(t); !strings.Contains(out, "queue/orders-pr-101 deleted") {
 		t.Errorf("delete says nothing of the queue:\n%s", out)
 	}
@@ -69,6 +73,20 @@ func TestLife(t *testing.T) {
 	b.wantListed(t)
 	b.wantQueues(t)
 	b.reviewApp(t, "delete", "102").well(t) // There is nothing to delete, which is no error.
+}
+
+// wantBrokenUpdate brings 101 up to date with what never serves, and create says so, while the pod
+// from before it answers.
+func (b *testbed) wantBrokenUpdate(t *testing.T) {
+	t.Helper()
+	vars := append(slices.Clone(b.vars), "DATABASE_URL="+noDatabase)
+	c := reviewApp(t, vars, "create", "101", "--component", b.component(), "--timeout", "10s")
+	if want := "web-pr-101 does not serve"; c.code != 1 || !strings.Contains(c.complaint, want) || strings.Contains(c.out, "https://") {
+		t.Errorf("create of a broken update ended with %d, %q and %q, want %q", c.code, c.out, c.complaint, want)
+	}
+	if status, _ := b.get(t, "https://web-pr-101.example.com/healthz"); status != http.StatusOK {
+		t.Errorf("while the update is broken, %d is answered, want 200 of the pod from before it", status)
+	}
 }
 
 // wantListed checks the JSON of list, and that the table has the same.
@@ -412,8 +430,7 @@ func (b *testbed) wantRestricted(t *testing.T) {
 // shows it. Here nothing is at the address, so web does not serve, and create says so.
 func TestDatabase(t *testing.T) {
 	b := running(t)
-	const url = "postgres://orders:s3cret@127.0.0.1:1/orders?sslmode=disable"
-	c := reviewApp(t, append(slices.Clone(b.vars), "DATABASE_URL="+url), "create", "401", "--component", b.component(), "--timeout", "5s")
+	c := reviewApp(t, append(slices.Clone(b.vars), "DATABASE_URL="+noDatabase), "create", "401", "--component", b.component(), "--timeout", "5s")
 	if want := "web-pr-401 does not serve: kubectl get pods,events --namespace web-pr-401 says why"; c.code != 1 || !strings.Contains(c.complaint, want) {
 		t.Errorf("create ended with %d, %q, want %q", c.code, c.complaint, want)
 	}
@@ -421,7 +438,7 @@ func TestDatabase(t *testing.T) {
 		t.Errorf("create shows the password:\n%s%s", c.out, c.complaint)
 	}
 	secret, err := b.cluster.Client().CoreV1().Secrets("web-pr-401").Get(t.Context(), "orders-database", metav1.GetOptions{})
-	if err != nil || string(secret.Data["url"]) != url {
+	if err != nil || string(secret.Data["url"]) != noDatabase {
 		t.Errorf("the Secret has %q: %v", secret.Data["url"], err)
 	}
 	b.reviewApp(t, "delete", "401").well(t)
