@@ -40,9 +40,9 @@ type snapshot struct {
 	named uint64
 	// users are the names of the HPAs that name a metric, defined or not.
 	users table[types.NamespacedName, []string]
-	// targets are the smallest targets of the HPAs that name a custom metric, see
-	// scaler.targets.
-	targets table[types.NamespacedName, float64]
+	// targets are the smallest targets of the HPAs that name a custom metric, and
+	// externalTargets of those that name an external one, see the methods of asks.
+	targets, externalTargets table[types.NamespacedName, float64]
 	// askedBy are the metrics that ask a query, by its key.
 	askedBy table[string, []*Metric]
 
@@ -172,6 +172,12 @@ func (c *Catalog) ObjectsSettled() error {
 // metric in a namespace to get a number of replicas; false if there is none.
 func (c *Catalog) LeastTarget(metric types.NamespacedName) (float64, bool) {
 	return c.load().objects.targets.find(metric)
+}
+
+// LeastExternalTarget is LeastTarget for an external metric, be it of a rule or of an
+// ExternalMetric.
+func (c *Catalog) LeastExternalTarget(metric types.NamespacedName) (float64, bool) {
+	return c.load().objects.externalTargets.find(metric)
 }
 
 var empty = &view{objects: &snapshot{}, rules: &ruleSnapshot{}, names: func() []string { return nil }}

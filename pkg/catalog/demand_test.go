@@ -187,6 +187,11 @@ func TestLeastTargets(t *testing.T) {
 		m.Object.Target = target
 		return m
 	}
+	external := func(name string, target autoscalingv2.MetricTarget) autoscalingv2.MetricSpec {
+		m := externalOfHPA(name, nil)
+		m.External.Target = target
+		return m
+	}
 	hpa := func(name string, minReplicas int32, metrics ...autoscalingv2.MetricSpec) *autoscalingv2.HorizontalPodAutoscaler {
 		h := hpaOf("shop", name, metrics...)
 		h.Spec.MinReplicas = &minReplicas
@@ -201,6 +206,9 @@ func TestLeastTargets(t *testing.T) {
 			if target, ok := b.catalog.LeastTarget(types.NamespacedName{Namespace: "shop", Name: metric}); ok {
 				got = append(got, fmt.Sprint(metric, ":", target))
 			}
+			if target, ok := b.catalog.LeastExternalTarget(types.NamespacedName{Namespace: "shop", Name: metric}); ok {
+				got = append(got, fmt.Sprint("external ", metric, ":", target))
+			}
 		}
 		if strings.Join(got, " ") != want {
 			t.Errorf("got %v, want %s", got, want)
@@ -214,6 +222,25 @@ func TestLeastTargets(t *testing.T) {
 	wants("average:0.001 from-zero:4 pods:1")
 	shows(t, b.watcher.hpas, hpa("b", 1))
 	shows(t, b.watcher.hpas, hpa("c", 1, object("from-zero", autoscalingv2.MetricTarget{Value: quantity("4")})))
+	wants("pods:3")
+
+	// Of external metrics those count by which an HPA divides without replicas. One may have
+	// the name of a custom metric.
+	value := func(text string) autoscalingv2.MetricTarget { return autoscalingv2.MetricTarget{Value: quantity(text)} }
+	shows(t, b.watcher.hpas, hpa("b", 0, external("pods", value("9")), external("queue", value("5")), external("queue", value("4")),
+		external("average", autoscalingv2.MetricTarget{AverageValue: quantity("1")}), external("value", value("-1"))))
+	shows(t, b.watcher.hpas, hpa("c", 1, external("queue", value("1")), object("value", autoscalingv2.MetricTarget{AverageValue: quantity("7")})))
+	wants("pods:3 external pods:9 external queue:4 value:7")
+	shows(t, b.watcher.hpas, hpa("c", 0, external("queue", value("1"))))
+	wants("pods:3 external pods:9 external queue:1")
+	shows(t, b.watcher.hpas, hpa("c", 0, external("queue", value("2"))))
+	wants("pods:3 external pods:9 external queue:2")
+	gone := scalerOf(t, hpa("b", 0))
+	if err := b.watcher.hpas.GetStore().Delete(gone); err != nil {
+		t.Fatal(err)
+	}
+	wants("pods:3 external queue:2")
+	shows(t, b.watcher.hpas, hpa("c", 1, external("queue", value("2"))))
 	wants("pods:3")
 }
 

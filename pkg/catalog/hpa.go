@@ -64,7 +64,7 @@ func newScaler(hpa *autoscalingv2.HorizontalPodAutoscaler, before *scaler) *scal
 		served:   servedOf(hpa),
 	}
 	for i, m := range hpa.Spec.Metrics {
-		s.metrics[i] = compact(m)
+		s.metrics[i] = s.compact(m)
 	}
 	if before != nil && before.equal(s.asks) {
 		s.asks = before.asks
@@ -73,12 +73,15 @@ func newScaler(hpa *autoscalingv2.HorizontalPodAutoscaler, before *scaler) *scal
 }
 
 // compact is the metric without what the adapter does not read. The target of an external
-// metric is for the HPA controller alone.
-func compact(m autoscalingv2.MetricSpec) autoscalingv2.MetricSpec {
+// metric is for the HPA controller alone, but for the one of externalTargets.
+func (s *asks) compact(m autoscalingv2.MetricSpec) autoscalingv2.MetricSpec {
 	m.Type = intern(m.Type)
 	if m.External != nil {
-		metric := m.External.Metric
+		metric, value := m.External.Metric, m.External.Target.Value
 		m.External = &autoscalingv2.ExternalMetricSource{Metric: autoscalingv2.MetricIdentifier{Name: intern(metric.Name), Selector: metric.Selector}}
+		if s.fromZero {
+			m.External.Target.Value = value
+		}
 	}
 	return m
 }
@@ -129,10 +132,26 @@ func (s *asks) externals() []string {
 	return slices.Compact(names)
 }
 
-// target is the smallest target of a custom metric.
+// target is the smallest target of a metric.
 type target struct {
 	metric string
 	value  float64
+}
+
+// appendTarget adds a target, if there is one.
+func appendTarget(targets []target, metric string, quantity *resource.Quantity) []target {
+	if quantity == nil || quantity.Sign() <= 0 {
+		return targets
+	}
+	return append(targets, target{metric, float64(quantity.MilliValue()) / 1000}) // As the HPA has it, which knows nothing finer.
+}
+
+// leastOf are the smallest targets of each metric, in the order of the metrics' names.
+func leastOf(targets []target) []target {
+	slices.SortFunc(targets, func(a, b target) int {
+		return cmp.Or(cmp.Compare(a.metric, b.metric), cmp.Compare(a.value, b.value))
+	})
+	return slices.CompactFunc(targets, func(a, b target) bool { return a.metric == b.metric })
 }
 
 // targets are the smallest targets of the custom metrics that the HPA names, in the order
@@ -141,24 +160,33 @@ type target struct {
 // multiple of.
 func (s *asks) targets() []target {
 	var targets []target
-	add := func(metric string, quantity *resource.Quantity) {
-		if quantity != nil && quantity.Sign() > 0 {
-			targets = append(targets, target{metric, float64(quantity.MilliValue()) / 1000}) // As the HPA has it, which knows nothing finer.
-		}
-	}
 	for _, m := range s.metrics {
 		if m.Pods != nil {
-			add(m.Pods.Metric.Name, m.Pods.Target.AverageValue)
+			targets = appendTarget(targets, m.Pods.Metric.Name, m.Pods.Target.AverageValue)
 		}
 		if m.Object != nil {
-			add(m.Object.Metric.Name, m.Object.Target.AverageValue)
+			targets = appendTarget(targets, m.Object.Metric.Name, m.Object.Target.AverageValue)
 		}
 		if m.Object != nil && s.fromZero {
-			add(m.Object.Metric.Name, m.Object.Target.Value)
+			targets = appendTarget(targets, m.Object.Metric.Name, m.Object.Target.Value)
 		}
 	}
-	slices.SortFunc(targets, func(a, b target) int {
-		return cmp.Or(cmp.Compare(a.metric, b.metric), cmp.Compare(a.value, b.value))
-	})
-	return slices.CompactFunc(targets, func(a, b target) bool { return a.metric == b.metric })
+	return leastOf(targets)
+}
+
+// externalTargets are those of the external metrics, which may have the names of custom
+// ones: values while there may be no replica. Of averages the HPA controller makes as many
+// replicas as fit, and no more (GetExternalPerPodMetricReplicas in
+// k8s.io/kubernetes/pkg/controller/podautoscaler, replica_calculator.go).
+func (s *asks) externalTargets() []target {
+	if !s.fromZero {
+		return nil
+	}
+	var targets []target
+	for _, m := range s.metrics {
+		if m.External != nil {
+			targets = appendTarget(targets, m.External.Metric.Name, m.External.Target.Value)
+		}
+	}
+	return leastOf(targets)
 }

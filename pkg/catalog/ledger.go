@@ -18,6 +18,13 @@ type nameSet map[types.NamespacedName]struct{}
 
 func (s nameSet) add(name types.NamespacedName) { s[name] = struct{}{} }
 
+// addTargets adds the metrics in a namespace that have targets.
+func (s nameSet) addTargets(namespace string, targets ...[]target) {
+	for _, t := range slices.Concat(targets...) {
+		s.add(types.NamespacedName{Namespace: namespace, Name: t.metric})
+	}
+}
+
 // changes are what may be other than in the snapshot.
 type changes struct {
 	// all stands for everything, and what HPAs ask of rules in particular.
@@ -84,8 +91,8 @@ type ofRules struct {
 	requests []engine.Request
 }
 
-// names are the external metrics that the HPA names, and targets its targets: none of no
-// HPA.
+// names are the external metrics that the HPA names, and targets and externalTargets its
+// targets: none of no HPA.
 func (u *use) names() []string {
 	if u.asks == nil {
 		return nil
@@ -98,6 +105,13 @@ func (u *use) targets() []target {
 		return nil
 	}
 	return u.asks.targets()
+}
+
+func (u *use) externalTargets() []target {
+	if u.asks == nil {
+		return nil
+	}
+	return u.asks.externalTargets()
 }
 
 func (u *use) demands() []plan.Demand {
@@ -113,11 +127,13 @@ type draft struct {
 
 	external *edit[types.NamespacedName, *Metric]
 	users    *edit[types.NamespacedName, []string]
-	targets  *edit[types.NamespacedName, float64]
 	askedBy  *edit[string, []*Metric]
-	// defined are the ExternalMetrics that changed, and targeted the custom metrics that HPAs
-	// name otherwise than before.
-	defined, targeted nameSet
+	// targets and externalTargets are those of custom and of external metrics.
+	targets, externalTargets *edit[types.NamespacedName, float64]
+	// defined are the ExternalMetrics that changed, targeted the custom metrics that HPAs
+	// name otherwise than before, and externallyTargeted the external ones of which they have
+	// other targets.
+	defined, targeted, externallyTargeted nameSet
 	// used are the names of the HPAs, in no order, of external metrics that HPAs name otherwise
 	// than before.
 	used map[types.NamespacedName][]string
@@ -133,8 +149,9 @@ func (s *snapshot) draft() *draft {
 	next := *s
 	return &draft{
 		snapshot: &next,
-		external: s.external.edit(), users: s.users.edit(), targets: s.targets.edit(), askedBy: s.askedBy.edit(),
-		defined: nameSet{}, targeted: nameSet{}, used: map[types.NamespacedName][]string{},
+		external: s.external.edit(), users: s.users.edit(), askedBy: s.askedBy.edit(),
+		targets: s.targets.edit(), externalTargets: s.externalTargets.edit(),
+		defined: nameSet{}, targeted: nameSet{}, externallyTargeted: nameSet{}, used: map[types.NamespacedName][]string{},
 		asking: map[string][]*Metric{},
 	}
 }
@@ -148,7 +165,8 @@ func (d *draft) done() *snapshot {
 			d.askedBy.remove(key)
 		}
 	}
-	s.external, s.users, s.targets, s.askedBy = d.external.table, d.users.table, d.targets.table, d.askedBy.table
+	s.external, s.users, s.askedBy = d.external.table, d.users.table, d.askedBy.table
+	s.targets, s.externalTargets = d.targets.table, d.externalTargets.table
 	return s
 }
 
@@ -260,9 +278,8 @@ func (w *Watcher) use(ctx context.Context, d *draft, names nameSet) {
 		rename(d, name, before.names(), now.names())
 		was, is := before.targets(), now.targets()
 		rename(l, name, metricsOf(was), metricsOf(is))
-		for _, t := range slices.Concat(was, is) {
-			d.targeted.add(types.NamespacedName{Namespace: name.Namespace, Name: t.metric})
-		}
+		d.targeted.addTargets(name.Namespace, was, is)
+		d.externallyTargeted.addTargets(name.Namespace, before.externalTargets(), now.externalTargets())
 		d.replan = d.replan || len(before.demands()) > 0
 		if now.asks == nil {
 			delete(l.uses, name)
@@ -391,24 +408,28 @@ func (l *ledger) tables(d *draft) {
 		}
 	}
 	for metric := range d.targeted {
-		if least, ok := l.leastTarget(metric); ok {
-			d.targets.set(metric, least)
-		} else {
-			d.targets.remove(metric)
-		}
+		l.setLeast(d.targets, metric, l.custom[metric], (*use).targets)
+	}
+	for metric := range d.externallyTargeted {
+		l.setLeast(d.externalTargets, metric, d.users.get(metric), (*use).externalTargets)
 	}
 }
 
-// leastTarget is the smallest target of the HPAs that name a custom metric.
-func (l *ledger) leastTarget(metric types.NamespacedName) (least float64, ok bool) {
-	for _, hpa := range l.custom[metric] {
-		for _, t := range l.uses[types.NamespacedName{Namespace: metric.Namespace, Name: hpa}].targets() {
+// setLeast brings the smallest target of a metric up to date, which those HPAs name.
+func (l *ledger) setLeast(in *edit[types.NamespacedName, float64], metric types.NamespacedName, hpas []string, targetsOf func(*use) []target) {
+	least, ok := 0.0, false
+	for _, hpa := range hpas {
+		for _, t := range targetsOf(l.uses[types.NamespacedName{Namespace: metric.Namespace, Name: hpa}]) {
 			if t.metric == metric.Name && (!ok || t.value < least) {
 				least, ok = t.value, true
 			}
 		}
 	}
-	return least, ok
+	if ok {
+		in.set(metric, least)
+	} else {
+		in.remove(metric)
+	}
 }
 
 // demands are what all HPAs ask of rules.

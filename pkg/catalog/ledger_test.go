@@ -71,7 +71,8 @@ func contents(w *Watcher, state *fakeState) string {
 			}
 		}
 		target, ok := w.catalog.LeastTarget(name)
-		fmt.Fprintln(&b, w.catalog.Users(name), target, ok)
+		external, externally := w.catalog.LeastExternalTarget(name)
+		fmt.Fprintln(&b, w.catalog.Users(name), target, ok, external, externally)
 	}
 	fmt.Fprintln(&b, w.catalog.ExternalNames(), w.catalog.load().objects.definitions, w.catalog.load().objects.deferred)
 	fmt.Fprintln(&b, state.pinnedKeys())
@@ -98,9 +99,11 @@ func churn(t *testing.T, random *rand.Rand, w *Watcher, c *changes, step int) {
 	}
 	hpa := hpaOf("shop", fmt.Sprint("hpa-", random.IntN(churnNames)))
 	hpa.CreationTimestamp = created
+	hpa.Spec.MinReplicas = new(random.Int32N(2))
 	for range random.IntN(4) {
 		metric := fmt.Sprint("metric-", random.IntN(churnNames))
 		m := externalOfHPA(metric, &metav1.LabelSelector{MatchLabels: map[string]string{"a": strconv.Itoa(random.IntN(3))}})
+		m.External.Target.Value = resource.NewQuantity(int64(1+random.IntN(5)), resource.DecimalSI)
 		if random.IntN(2) == 0 {
 			m = podsMetric(metric, nil)
 			m.Pods.Target.AverageValue = resource.NewQuantity(int64(1+random.IntN(5)), resource.DecimalSI)

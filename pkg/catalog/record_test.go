@@ -67,6 +67,9 @@ func TestWhatAnHPAAsksIsSharedWhileItIsTheSame(t *testing.T) {
 		"the target of a metric of pods": {func(h *autoscalingv2.HorizontalPodAutoscaler) {
 			h.Spec.Metrics[1].Pods.Target.AverageValue.Add(resource.MustParse("1"))
 		}, false},
+		"the target of an external one from zero": {func(h *autoscalingv2.HorizontalPodAutoscaler) {
+			h.Spec.MinReplicas, h.Spec.Metrics[0].External.Target.Value = new(int32(0)), resource.NewQuantity(5, resource.DecimalSI)
+		}, false},
 		"a metric":  {func(h *autoscalingv2.HorizontalPodAutoscaler) { h.Spec.Metrics[0].External.Metric.Name = "other" }, false},
 		"from zero": {func(h *autoscalingv2.HorizontalPodAutoscaler) { h.Spec.MinReplicas = new(int32(0)) }, false},
 		"recreated": {func(h *autoscalingv2.HorizontalPodAutoscaler) { h.UID = "two" }, false},

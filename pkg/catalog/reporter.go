@@ -385,6 +385,7 @@ func (t *turn) refuse(ctx context.Context, err error) error {
 
 func (t *turn) know(metric *Metric) knowledge {
 	k := knowledge{metric: metric, users: t.catalog.Users(metric.Name)}
+	k.target, k.targeted = t.catalog.LeastExternalTarget(metric.Name)
 	if metric.Err == nil {
 		k.state, k.known = t.engine.Peek(metric.Request)
 	}

@@ -43,6 +43,10 @@ type knowledge struct {
 	state  engine.State
 	known  bool
 	users  []string
+	// target is the smallest of the users that counts, see Catalog.LeastExternalTarget, if
+	// targeted says that there is one.
+	target   float64
+	targeted bool
 }
 
 // statusOf is what the status of an object of that generation should say after
@@ -93,10 +97,18 @@ func (k knowledge) ready() (metav1.Condition, []Item) {
 		return c, nil
 	}
 	c.Status, c.Reason, c.Message = metav1.ConditionTrue, reasonAvailable, "the metric has a value"
-	if err := ReadableByHPA(items); err != nil {
+	if err := k.readable(items); err != nil {
 		c.Reason, c.Message = reasonMisreadByHPA, err.Error()
 	}
 	return c, items
+}
+
+// readable wraps ErrMisreadByHPA if an HPA would misread what all items add up to.
+func (k knowledge) readable(items []Item) error {
+	if err := ReadableByHPA(items); err != nil || !k.targeted {
+		return err
+	}
+	return ReplicasOfSumReadableByHPA(items, k.target)
 }
 
 // fresh says whether the backend answered when it was last asked, while the last

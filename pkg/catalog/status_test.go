@@ -90,6 +90,14 @@ func TestStatus(t *testing.T) {
 			ready: "True MisreadByHPA an HPA would misread the value -7500m: it takes what is negative for an overflow", fresh: "True Answered", value: "-7500m",
 		},
 		{
+			name: "as many replicas as there can be", know: knowledge{known: true, state: answered(2e9), target: 1, targeted: true},
+			ready: "True Available", fresh: "True Answered", value: "2G",
+		},
+		{
+			name: "more replicas than there can be", know: knowledge{known: true, state: answered(3e9), target: 1, targeted: true},
+			ready: "True MisreadByHPA an HPA would misread the value 3e+09: by the target 1 of an HPA of that metric it means more than 2147483647 replicas", fresh: "True Answered", value: "3G",
+		},
+		{
 			name: "an object that cannot be asked", know: knowledge{metric: &Metric{Err: errors.New("spec.queries: there are none")}},
 			ready: "False Invalid spec.queries: there are none", fresh: "Unknown Invalid",
 		},

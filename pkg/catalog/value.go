@@ -194,6 +194,20 @@ func ReplicasReadableByHPA(items []Item, target float64) error {
 		// It may count some of the pods only, and those below zero may not be among them.
 		total += max(item.Value.AsApproximateFloat64(), 0)
 	}
+	return replicasReadable(total, target)
+}
+
+// ReplicasOfSumReadableByHPA is ReplicasReadableByHPA for the items of an external metric
+// that ReadableByHPA has found no fault with: an HPA adds up all of them, each in thousandths.
+func ReplicasOfSumReadableByHPA(items []Item, target float64) error {
+	var milli int64
+	for _, item := range items {
+		milli += item.Value.MilliValue()
+	}
+	return replicasReadable(float64(milli)/1000, target)
+}
+
+func replicasReadable(total, target float64) error {
 	if total/target < math.MaxInt32 {
 		return nil
 	}

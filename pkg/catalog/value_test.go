@@ -175,3 +175,41 @@ func TestReadableByHPA(t *testing.T) {
 		}
 	}
 }
+
+// TestReplicasOfSumReadableByHPA pins down from where on an HPA without replicas gets more
+// of them than it can count, by the very division that the HPA controller makes.
+func TestReplicasOfSumReadableByHPA(t *testing.T) {
+	for _, tc := range []struct {
+		values []string
+		target float64
+		want   bool
+	}{
+		{nil, 1, true},
+		{[]string{"0"}, 0.001, true},
+		{[]string{"2147483646"}, 1, true},
+		{[]string{"2147483648"}, 1, false},
+		{[]string{"3G"}, 1, false},
+		{[]string{"3G"}, 2, true},
+		{[]string{"9P"}, 1e7, true},
+		{[]string{"2147484"}, 0.001, false},
+		{[]string{"2G", "1G"}, 1, false},
+		// It adds up all, also those below zero.
+		{[]string{"5G", "-4G"}, 1, true},
+		// Each is rounded to a thousandth before it is added: these are three of them.
+		{[]string{"2147483645", "1u", "1u", "1u"}, 1, true},
+	} {
+		var items []Item
+		var milli int64
+		for _, v := range tc.values {
+			items = append(items, Item{Value: resource.MustParse(v)})
+			milli += items[len(items)-1].Value.MilliValue()
+		}
+		if err := ReplicasOfSumReadableByHPA(items, tc.target); (err == nil) != tc.want || err != nil && !errors.Is(err, ErrMisreadByHPA) {
+			t.Errorf("ReplicasOfSumReadableByHPA(%v, %v): %v", tc.values, tc.target, err)
+		}
+		replicas := math.Ceil(float64(milli) / math.Round(1000*tc.target))
+		if fits := replicas <= math.MaxInt32; fits != tc.want {
+			t.Errorf("of %v and the target %v an HPA makes %v replicas", tc.values, tc.target, replicas)
+		}
+	}
+}

@@ -47,7 +47,8 @@ type world struct {
 	rules   []*catalog.RuleMetric
 	inForce int
 	kind    schema.GroupVersionKind
-	targets map[types.NamespacedName]float64
+	// targets are those of custom metrics, and externalTargets those of external ones.
+	targets, externalTargets map[types.NamespacedName]float64
 	// generation is the mapper's.
 	generation uint64
 	// answers are those of the engine by query, made when first asked for.
@@ -68,7 +69,7 @@ func newWorld(tb testing.TB, seed uint64) *world {
 	w := &world{
 		rand: rand.New(rand.NewPCG(seed, 1)),
 		pods: map[string]labels.Set{}, version: 1, kind: schema.GroupVersionKind{Version: "v1", Kind: "Pod"},
-		targets: map[types.NamespacedName]float64{}, generation: 1, clock: at,
+		targets: map[types.NamespacedName]float64{}, externalTargets: map[types.NamespacedName]float64{}, generation: 1, clock: at,
 	}
 	resources := rules.Resources{Overrides: map[string]rules.GroupResource{"namespace": {Resource: "namespace"}, "pod": {Resource: "pod"}}}
 	for _, noData := range []string{"error", "zero", "error", "zero"} {
@@ -185,6 +186,10 @@ func (w *world) change() {
 		if target := w.rand.IntN(4); target > 0 {
 			w.targets[types.NamespacedName{Namespace: "shop", Name: "requests"}] = []float64{0, 1e-9, 1e-9, 100}[target]
 		}
+		w.externalTargets = map[types.NamespacedName]float64{}
+		if target := w.rand.IntN(4); target > 0 {
+			w.externalTargets[depth] = []float64{0, 1e-9, 100, 200}[target]
+		}
 	case 9:
 		w.generation++
 	case 10:
@@ -251,6 +256,11 @@ func (*world) Unmapped(string) []catalog.Unmapped      { return nil }
 func (*world) RulesReady() error                       { return nil }
 func (w *world) LeastTarget(metric types.NamespacedName) (float64, bool) {
 	target, ok := w.targets[metric]
+	return target, ok
+}
+
+func (w *world) LeastExternalTarget(metric types.NamespacedName) (float64, bool) {
+	target, ok := w.externalTargets[metric]
 	return target, ok
 }
 
@@ -409,6 +419,9 @@ func TestWhatAnAnswerIsMadeOf(t *testing.T) {
 		again("other answer", false)
 		again("other answer again", true)
 		if r.external {
+			w.externalTargets[depth] = 5
+			again("other target", false)
+			again("other target again", true)
 			continue
 		}
 		w.version++

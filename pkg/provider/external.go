@@ -36,6 +36,9 @@ type Catalog interface {
 	ExternalNames() []string
 	// SuggestExternal asks whether another metric was meant; it is empty if none is near.
 	SuggestExternal(name types.NamespacedName) string
+	// LeastExternalTarget is the smallest target by which an HPA that names the metric may
+	// divide its sum to get a number of replicas; false if there is none.
+	LeastExternalTarget(metric types.NamespacedName) (float64, bool)
 	// ObjectsSettled is nil once a metric that External, called after it, does not have may
 	// be one that a rule makes.
 	ObjectsSettled() error
@@ -150,7 +153,7 @@ func (p *External) ofObject(ctx context.Context, r *externalRead, metric *catalo
 	}
 	p.reads.spare(metric.Request.Query)
 	answer, err := p.engine.Read(ctx, metric.Request)
-	of := externalOf{object: metric, answer: answer}
+	of := externalOf{object: metric, answer: answer, target: p.leastTarget(r)}
 	if values, ok := p.same(r, of, err); ok {
 		return values, nil
 	}
@@ -176,7 +179,7 @@ func (p *External) ofRule(ctx context.Context, r *externalRead, metric *catalog.
 		return nil, failedMetric(r.String(), inexpressible(err, r.selector))
 	}
 	answer, err := p.engine.Read(ctx, req)
-	of := externalOf{rule: metric, answer: answer}
+	of := externalOf{rule: metric, answer: answer, target: p.leastTarget(r)}
 	if values, ok := p.same(r, of, err); ok {
 		return values, nil
 	}
@@ -275,12 +278,13 @@ type externalOf struct {
 	rule   *catalog.RuleMetric
 	// answer is the engine's to the metric's query.
 	answer engine.Answer
+	target target
 }
 
 // is says whether o gives the same values. There are samples: without, it is not the
 // answer alone that says of which query it is.
 func (of externalOf) is(o externalOf) bool {
-	return of.object == o.object && of.rule == o.rule && of.answer.Is(o.answer)
+	return of.object == o.object && of.rule == o.rule && of.target == o.target && of.answer.Is(o.answer)
 }
 
 // asked is the key of the answer to a reader; false if it cannot be kept.
@@ -307,12 +311,32 @@ func (p *External) same(r *externalRead, of externalOf, err error) ([]external_m
 	return before.values, true
 }
 
+// leastTarget is that of the HPAs that may read the metric; none for readers that are no
+// HPAs. An HPA asks in its own namespace.
+func (p *External) leastTarget(r *externalRead) target {
+	if !r.hpa {
+		return target{}
+	}
+	value, ok := p.catalog.LeastExternalTarget(r.name)
+	return target{value, ok}
+}
+
+// readable wraps catalog.ErrMisreadByHPA if who asks may be an HPA and would misread what the
+// items add up to.
+func (r *externalRead) readable(items []catalog.Item, least target) error {
+	if !r.hpa {
+		return nil
+	}
+	if err := catalog.ReadableByHPA(items); err != nil || !least.known {
+		return err
+	}
+	return catalog.ReplicasOfSumReadableByHPA(items, least.value)
+}
+
 // values are the items in the API's terms, unless they are misread by whoever asks.
 func (p *External) values(r *externalRead, of externalOf, items []catalog.Item) ([]external_metrics.ExternalMetricValue, error) {
-	if r.hpa {
-		if err := catalog.ReadableByHPA(items); err != nil {
-			return nil, failedMetric(r.String(), err)
-		}
+	if err := r.readable(items, of.target); err != nil {
+		return nil, failedMetric(r.String(), err)
 	}
 	values := valuesOf(strings.Clone(r.name.Name), items)
 	if len(values) > 0 {

@@ -42,6 +42,8 @@ func (fakeCatalog) ObjectsSettled() error                   { return nil }
 func (fakeCatalog) ObjectsReady() error                     { return nil }
 func (fakeCatalog) RulesReady() error                       { return nil }
 
+func (fakeCatalog) LeastExternalTarget(types.NamespacedName) (float64, bool) { return 0, false }
+
 func (fakeCatalog) SuggestExternal(name types.NamespacedName) string {
 	return " (not " + name.String() + "?)"
 }
@@ -51,6 +53,7 @@ type ruledCatalog struct {
 	fakeCatalog
 
 	rules                           map[string]*catalog.RuleMetric
+	targets                         map[types.NamespacedName]float64
 	unsettled, objectsErr, rulesErr error
 }
 
@@ -58,6 +61,10 @@ func (c ruledCatalog) ExternalRule(metric string) *catalog.RuleMetric { return c
 func (c ruledCatalog) ObjectsSettled() error                          { return c.unsettled }
 func (c ruledCatalog) ObjectsReady() error                            { return c.objectsErr }
 func (c ruledCatalog) RulesReady() error                              { return c.rulesErr }
+func (c ruledCatalog) LeastExternalTarget(metric types.NamespacedName) (float64, bool) {
+	target, ok := c.targets[metric]
+	return target, ok
+}
 
 // fakeQuery is named by its text.
 type fakeQuery string
@@ -295,6 +302,50 @@ func TestGetExternalMetricOfRule(t *testing.T) {
 			got := get(t.Context(), t, p, jobs, tc.selector)
 			if !strings.HasPrefix(got, tc.want) || tc.want == "" && got != "" {
 				t.Errorf("got  %s\nwant %s", got, tc.want)
+			}
+		})
+	}
+}
+
+// TestHPAGetsNoReplicasThatItMiscounts has an HPA that divides the sum of an external metric
+// by its target while it has no replicas, and gets more than it can count. The metric is once
+// an object's and once a rule's.
+func TestHPAGetsNoReplicasThatItMiscounts(t *testing.T) {
+	jobs := types.NamespacedName{Namespace: "shop", Name: "jobs"}
+	for _, tc := range []struct {
+		name    string
+		values  []float64
+		refused bool
+	}{
+		{name: "fits", values: []float64{1e8}},
+		{name: "does not fit", values: []float64{3e8}, refused: true},
+		{name: "the sum fits", values: []float64{1e8, 1e8}},
+		{name: "the sum does not", values: []float64{2e8, 1e8}, refused: true},
+		{name: "the sum fits with what is negative", values: []float64{3e8, -2e8}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var answer engine.Answer
+			for _, v := range tc.values {
+				answer.Samples = append(answer.Samples, sources.Sample{Value: v, Time: at})
+			}
+			for _, metric := range []types.NamespacedName{depth, jobs} {
+				c := withJobs()
+				other := types.NamespacedName{Namespace: "bank", Name: metric.Name}
+				c.targets = map[types.NamespacedName]float64{other: 1e-3}
+				p := NewExternal(c, fakeEngine{answer: answer}, fakeExternalPlanner{}, nil)
+				if got := get(t.Context(), t, p, metric, ""); strings.HasPrefix(got, "500 ") {
+					t.Errorf("without a target got %s", got)
+				}
+				c.targets[metric] = 0.1
+				if got := get(person(t), t, p, metric, ""); strings.HasPrefix(got, "500 ") {
+					t.Errorf("a person got %s", got)
+				}
+				got := get(t.Context(), t, p, metric, "")
+				refused := strings.HasPrefix(got, "500 external metric "+metric.String()) &&
+					strings.Contains(got, "by the target 0.1 of an HPA of that metric it means more than 2147483647 replicas")
+				if refused != tc.refused || !refused && strings.HasPrefix(got, "500 ") {
+					t.Errorf("of %s an HPA got %s", metric, got)
+				}
 			}
 		})
 	}
