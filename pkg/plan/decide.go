@@ -3,6 +3,7 @@ package plan
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -49,7 +50,7 @@ const (
 )
 
 // plan is what was decided for the demand of all HPAs at one time. It is never
-// changed.
+// changed, but for space.settled.
 type plan struct {
 	subjects map[subjectKey]*subjectPlan
 }
@@ -68,6 +69,18 @@ type space struct {
 	// was is the scope that was read before, until since.
 	was   rules.Scope
 	since time.Time
+	// settled says that the query to read, which is shared, was answered since then: the
+	// scope before is of no more use, nor is any query of it.
+	settled atomic.Bool
+}
+
+// last is the scope that was read before the one to read, which is the same without a
+// change that is still under way.
+func (s *space) last() rules.Scope {
+	if s.settled.Load() {
+		return s.scope
+	}
+	return s.was
 }
 
 // of is the plan for the subject's namespace; nil if no HPA asks for it.
@@ -166,7 +179,7 @@ func (p *Planner) decide(spaces map[string]*wanted, before *subjectPlan) *subjec
 		}
 		s.was = s.scope
 		if b := before.spaces[namespace]; b != nil {
-			s.was, s.since = b.was, b.since
+			s.was, s.since = b.last(), b.since
 			if b.scope != s.scope {
 				s.was, s.since = b.scope, now
 			}
@@ -300,10 +313,11 @@ func (p *Planner) scope(ctx context.Context, s subject, names *Names) rules.Scop
 // plan was not answered yet.
 func (p *Planner) warm(ctx context.Context, s subject, names *Names, planned *space, now time.Duration) rules.Scope {
 	states, ok := p.opts.Engine.(StateReader)
-	if !ok || planned.was == planned.scope {
+	was := planned.last()
+	if !ok || was == planned.scope {
 		return planned.scope
 	}
-	next, last := p.query(s, planned.scope, names), p.query(s, planned.was, names)
+	next, last := p.query(s, planned.scope, names), p.query(s, was, names)
 	if !next.fit(now) || !last.fit(now) {
 		return planned.scope
 	}
@@ -314,6 +328,10 @@ func (p *Planner) warm(ctx context.Context, s subject, names *Names, planned *sp
 	failed := known && state.Err != nil && (late || !state.Since.Before(planned.since))
 	switch {
 	case known && !state.Answer.Fetched.Before(planned.since):
+		// The answer to an exact query says nothing of those with other names.
+		if planned.scope != rules.Named {
+			planned.settled.Store(true)
+		}
 		return planned.scope
 	case late && !failed && planned.scope == rules.Named:
 		// Those names may be new, and the next ones too.
@@ -325,7 +343,7 @@ func (p *Planner) warm(ctx context.Context, s subject, names *Names, planned *sp
 	case !failed:
 		states.Touch(request)
 	}
-	return planned.was
+	return was
 }
 
 // serves says whether a read of q gives an answer at once and costs the backend nothing

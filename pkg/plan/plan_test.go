@@ -91,9 +91,12 @@ type warmEngine struct {
 	*fakeEngine
 
 	warm map[string]engine.State
+	// peeks counts the looks at a state.
+	peeks int
 }
 
 func (f *warmEngine) Peek(r engine.Request) (engine.State, bool) {
+	f.peeks++
 	s, ok := f.warm[promQL(r)]
 	return s, ok
 }
@@ -454,6 +457,78 @@ func TestSwitchWaitsForTheNewQuery(t *testing.T) {
 		b.want(b.reads("shop", "a"), "space shop{}")
 		delete(e.warm, "exact shop/a{}")
 		b.want(b.reads("shop", "a"), "exact shop/a{}")
+	})
+}
+
+// Once the shared query of a new plan was answered, a read is what it is without a change of
+// plan: it looks at no state and composes no exact query, and the next plan has forgotten
+// what was read before.
+func TestSwitchIsOverWithTheFirstAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		e := &warmEngine{fakeEngine: b.engine, warm: map[string]engine.State{}}
+		b.Planner = New(b.options(e))
+		answered := func(q string) {
+			e.warm[q] = engine.State{InDemand: true, Answer: engine.Answer{Fetched: time.Now()}}
+		}
+		planned := func() *space {
+			s, err := resolve(b.subject("shop"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, planned := b.plan.Load().of(s)
+			return planned
+		}
+		composed := func() (exact int) {
+			for _, q := range b.queries.byKey {
+				if q.scope == rules.Named {
+					exact++
+				}
+			}
+			return exact
+		}
+		one, four := b.names("a"), b.names("a", "b", "c", "d")
+
+		b.update(one)
+		answered("exact shop/a{}")
+		<-time.After(time.Second)
+		b.update(four)
+		b.want(b.reads("shop", "a"), "exact shop/a{}")
+		if s := planned(); s.last() != rules.Named {
+			t.Errorf("without an answer the scope before is %v", s.last())
+		}
+		answered("space shop{}")
+		b.want(b.reads("shop", "a"), "space shop{}")
+		before := composed()
+		e.peeks = 0
+		b.want(b.reads("shop", "e"), "space shop{}")
+		b.want(b.reads("shop", "f"), "space shop{}")
+		if composed() != before || e.peeks > 0 {
+			t.Errorf("%d exact queries of %d were composed after the first answer, and %d states looked at", composed()-before, composed(), e.peeks)
+		}
+		b.update(four)
+		if s := planned(); s.was != rules.Namespace {
+			t.Errorf("the next plan knows the scope before still: %v", s.was)
+		}
+		b.want(b.reads("shop", "a"), "space shop{}")
+		if e.peeks > 0 {
+			t.Errorf("%d states were looked at in the next plan", e.peeks)
+		}
+
+		// The next change waits again, each way.
+		<-time.After(time.Second)
+		b.update(one)
+		b.want(b.reads("shop", "a"), "space shop{}")
+		answered("exact shop/a{}")
+		b.want(b.reads("shop", "a"), "exact shop/a{}")
+		if s := planned(); s.last() != rules.Namespace {
+			t.Errorf("the answer to one exact query has settled all of them: %v", s.last())
+		}
+		<-time.After(time.Second)
+		b.update(four)
+		b.want(b.reads("shop", "a"), "exact shop/a{}")
+		answered("space shop{}")
+		b.want(b.reads("shop", "a"), "space shop{}")
 	})
 }
 
