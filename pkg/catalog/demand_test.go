@@ -228,13 +228,13 @@ func TestLeastTargets(t *testing.T) {
 	// the name of a custom metric.
 	value := func(text string) autoscalingv2.MetricTarget { return autoscalingv2.MetricTarget{Value: quantity(text)} }
 	shows(t, b.watcher.hpas, hpa("b", 0, external("pods", value("9")), external("queue", value("5")), external("queue", value("4")),
-		external("average", autoscalingv2.MetricTarget{AverageValue: quantity("1")}), external("value", value("-1"))))
+		external("average", autoscalingv2.MetricTarget{AverageValue: quantity("8")}), external("value", value("-1"))))
 	shows(t, b.watcher.hpas, hpa("c", 1, external("queue", value("1")), object("value", autoscalingv2.MetricTarget{AverageValue: quantity("7")})))
-	wants("pods:3 external pods:9 external queue:4 value:7")
+	wants("external average:8 pods:3 external pods:9 external queue:4 value:7")
 	shows(t, b.watcher.hpas, hpa("c", 0, external("queue", value("1"))))
-	wants("pods:3 external pods:9 external queue:1")
+	wants("external average:8 pods:3 external pods:9 external queue:1")
 	shows(t, b.watcher.hpas, hpa("c", 0, external("queue", value("2"))))
-	wants("pods:3 external pods:9 external queue:2")
+	wants("external average:8 pods:3 external pods:9 external queue:2")
 	gone := scalerOf(t, hpa("b", 0))
 	if err := b.watcher.hpas.GetStore().Delete(gone); err != nil {
 		t.Fatal(err)

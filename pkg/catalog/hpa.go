@@ -73,14 +73,15 @@ func newScaler(hpa *autoscalingv2.HorizontalPodAutoscaler, before *scaler) *scal
 }
 
 // compact is the metric without what the adapter does not read. The target of an external
-// metric is for the HPA controller alone, but for the one of externalTargets.
+// metric is for the HPA controller alone, but for those of externalTargets.
 func (s *asks) compact(m autoscalingv2.MetricSpec) autoscalingv2.MetricSpec {
 	m.Type = intern(m.Type)
 	if m.External != nil {
-		metric, value := m.External.Metric, m.External.Target.Value
+		metric, target := m.External.Metric, m.External.Target
 		m.External = &autoscalingv2.ExternalMetricSource{Metric: autoscalingv2.MetricIdentifier{Name: intern(metric.Name), Selector: metric.Selector}}
+		m.External.Target.AverageValue = target.AverageValue
 		if s.fromZero {
-			m.External.Target.Value = value
+			m.External.Target.Value = target.Value
 		}
 	}
 	return m
@@ -175,16 +176,16 @@ func (s *asks) targets() []target {
 }
 
 // externalTargets are those of the external metrics, which may have the names of custom
-// ones: values while there may be no replica. Of averages the HPA controller makes as many
-// replicas as fit, and no more (GetExternalPerPodMetricReplicas in
-// k8s.io/kubernetes/pkg/controller/podautoscaler, replica_calculator.go).
+// ones. Averages are among them for the controllers before Kubernetes 1.34, which do not stop
+// at the largest number of replicas (https://github.com/kubernetes/kubernetes/pull/127050).
 func (s *asks) externalTargets() []target {
-	if !s.fromZero {
-		return nil
-	}
 	var targets []target
 	for _, m := range s.metrics {
-		if m.External != nil {
+		if m.External == nil {
+			continue
+		}
+		targets = appendTarget(targets, m.External.Metric.Name, m.External.Target.AverageValue)
+		if s.fromZero {
 			targets = appendTarget(targets, m.External.Metric.Name, m.External.Target.Value)
 		}
 	}
