@@ -184,7 +184,7 @@ func (s scaling) hpas() []page.HPA {
 	}
 	for _, e := range s.events {
 		out.Events = append(out.Events, page.Event{
-			Time: eventTime(e), Warning: e.Type == corev1.EventTypeWarning, Reason: e.Reason, Message: e.Message, Count: int(e.Count),
+			Time: eventTime(e), Warning: e.Type == corev1.EventTypeWarning, Reason: e.Reason, Message: messageOf(e), Count: int(e.Count),
 		})
 	}
 	return []page.HPA{out}

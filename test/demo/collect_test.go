@@ -249,7 +249,7 @@ func newBench(t *testing.T) *bench {
 		&corev1.Event{
 			ObjectMeta:     metav1.ObjectMeta{Namespace: orders, Name: "web.1"},
 			InvolvedObject: corev1.ObjectReference{Kind: "HorizontalPodAutoscaler", Name: "web"},
-			Reason:         "SuccessfulRescale", Message: "New size: 3", LastTimestamp: metav1.Now(), Count: 1,
+			Reason:         "SuccessfulRescale", Message: "(combined from similar events): New size: 3", LastTimestamp: metav1.Now(), Count: 1,
 		},
 	)}
 	var requests atomic.Int64

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -31,8 +32,14 @@ func (d *demo) see(object any) {
 // rescaled is the reason of an HPA's Event when it changed the replicas.
 const rescaled = "SuccessfulRescale"
 
+// messageOf is what an Event says, without what client-go's recorder puts before the message
+// of each one after the tenth of its kind.
+func messageOf(o *corev1.Event) string {
+	return strings.TrimPrefix(o.Message, "(combined from similar events): ")
+}
+
 func (d *demo) seeEvent(o *corev1.Event) {
-	switch text := o.Reason + ": " + o.Message; {
+	switch text := o.Reason + ": " + messageOf(o); {
 	case o.InvolvedObject.Name == workerName:
 		at := d.board.elapsed()
 		d.board.update(func(s *snapshot) { s.hpa.event, s.hpa.eventAt = text, at })
