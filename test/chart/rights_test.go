@@ -286,7 +286,8 @@ func afresh(t *testing.T, c *env.Cluster) {
 		_, err = c.Kubectl(t.Context(), "", "-n", namespace, "delete", "pods", "--all", "--wait=false")
 	}
 	if err == nil {
-		_, err = c.Kubectl(t.Context(), "", "-n", namespace, "delete", "events.events.k8s.io", "--all")
+		// In one call: kubectl deletes one by one, and the other tests leave hundreds.
+		err = c.Client().EventsV1().Events(namespace).DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{})
 	}
 	if err != nil {
 		t.Fatal(err)
