@@ -48,7 +48,7 @@ const (
 
 const (
 	// rulesFile has the rule for the HPA of web, as its first one.
-	rulesFile = "deploy/hpa/values.yaml"
+	rulesFile = "deploy/hpa/helm/values.yaml"
 	// usualRange is what that rule looks back over, and demoRange what it does here.
 	usualRange, demoRange = "[2m]", "[10s]"
 )

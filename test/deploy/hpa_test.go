@@ -19,19 +19,17 @@ import (
 	"github.com/tidegauge/tidegauge/test/repo"
 )
 
-// examples are the files of deploy/hpa, without those of values.
+// examples are the files of deploy/hpa.
 func examples(t *testing.T) []string {
 	t.Helper()
-	return slices.DeleteFunc(repo.Glob(t, "deploy/hpa/*.yaml"), func(file string) bool {
-		return strings.HasPrefix(filepath.Base(file), "values")
-	})
+	return repo.Glob(t, "deploy/hpa/*.yaml")
 }
 
 // exampleValues are the arguments of Helm for all rules that the examples need.
 func exampleValues(t *testing.T) []string {
 	t.Helper()
 	return []string{
-		"--values", repo.Path(t, "deploy/hpa/values.yaml"), "--values", repo.Path(t, "deploy/hpa/values-resource.yaml"),
+		"--values", repo.Path(t, "deploy/hpa/helm/values.yaml"), "--values", repo.Path(t, "deploy/hpa/helm/values-resource.yaml"),
 		"--set", "prometheus.url=http://prometheus.monitoring.svc",
 	}
 }
@@ -188,7 +186,7 @@ func ruled(c *config.Config, resource, name string) error {
 			}
 		}
 	}
-	return fmt.Errorf("no rule in values.yaml makes %s of a %s", name, resource)
+	return fmt.Errorf("no rule in helm/values.yaml makes %s of a %s", name, resource)
 }
 
 // TestExampleKinds shows that there is one of each kind.
@@ -227,7 +225,8 @@ func TestExamplesApply(t *testing.T) {
 	c := bed.Cluster(t)
 	const own = "examples"
 	ownNamespace(t, c, own)
-	for _, file := range examples(t) {
+	// Each by itself, then the folder, which is what some hand to kubectl.
+	for _, file := range append(examples(t), "deploy/hpa") {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			for _, args := range [][]string{
 				{"--server-side", "--field-manager=example"},

@@ -42,6 +42,7 @@ var tree = []checked{
 
 	// Examples of HPAs.
 	{"hpa/*.yaml", []string{everyVersion, "test/deploy TestExamplesAreComplete", "test/deploy TestExamplesApply", "test/deploy TestExamplesGetNumbers", "test/deploy TestReferences"}},
+	{"hpa/helm/*.yaml", []string{"test/deploy TestExamplesAreComplete", "test/deploy TestExamplesGetNumbers"}},
 	{"hpa/README.md", []string{everyLink}},
 
 	// The demo.

@@ -25,7 +25,7 @@ var foreign = []string{
 // noManifests are the YAML files of deploy that nobody gives to an API server.
 var noManifests = []string{
 	"deploy/demo/prometheus/adapter.yaml", "deploy/demo/prometheus/prometheus.yaml",
-	"deploy/hpa/values.yaml", "deploy/hpa/values-resource.yaml",
+	"deploy/hpa/helm/values.yaml", "deploy/hpa/helm/values-resource.yaml",
 	"deploy/kustomize/example/config.yaml",
 	"deploy/review-app/workflow.yaml",
 }

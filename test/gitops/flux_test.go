@@ -289,12 +289,12 @@ func TestFluxAdapter(t *testing.T) {
 		}
 	}
 	var examples struct{ Rules struct{ Custom []any } }
-	if err := yaml.Unmarshal(repo.Read(t, "deploy/hpa/values.yaml"), &examples); err != nil {
+	if err := yaml.Unmarshal(repo.Read(t, "deploy/hpa/helm/values.yaml"), &examples); err != nil {
 		t.Fatal(err)
 	}
 	custom, _, err := unstructured.NestedSlice(r.Spec.Values, "rules", "custom")
 	if err != nil || len(custom) != 1 || !reflect.DeepEqual(custom[0], examples.Rules.Custom[0]) {
-		t.Errorf("the rule is %v, want the first of deploy/hpa/values.yaml: %v", custom, err)
+		t.Errorf("the rule is %v, want the first of deploy/hpa/helm/values.yaml: %v", custom, err)
 	}
 }
 
